@@ -1,0 +1,66 @@
+"""What an algorithm is: a value with two pure functions, and what its configs share."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gaejax.environments import Environment
+
+
+class Algorithm(NamedTuple):
+    """A training algorithm, bound to an environment and a policy, in the manner of optax and blackjax.
+
+    Attributes:
+      init: `(key, config) -> state`. The state is everything that must persist, the config included.
+      step: `state -> (state, info)`, one rollout and its updates. The info is small and aggregated.
+      act: `(state, carry, observations, resets) -> (carry, distributions, values)`: the policy as it stands, its
+        normalizer included, over time-major `[T, N, ...]`.
+      initial_carry: `N -> carry`, the policy's memory before the first observation.
+      environment: what it trains on, as the caller gave it (it does not reset itself).
+    """
+
+    init: Callable
+    step: Callable
+    act: Callable
+    initial_carry: Callable
+    environment: Environment
+
+
+def strong(tree: Any) -> Any:
+    """Every leaf as an array of its own, strongly typed: a weak type would come back strong from a checkpoint, and
+    trace again to other bits; a buffer that appears twice could not be donated."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, dtype=jnp.result_type(leaf), copy=True), tree)
+
+
+def strong_floats(config: Any) -> Any:
+    """A config whose float hyperparameters are float32 arrays."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), config)
+
+
+def check_config(config: Any, unit_interval: tuple[str, ...] = ()) -> None:
+    """Refuses sizes below 1 and hyperparameters that are negative or not finite. Tracers are let pass.
+
+    Args:
+      config: a dataclass of numbers.
+      unit_interval: fields that must not exceed 1 either.
+
+    Raises:
+      ValueError: naming the field and its value.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value is None or isinstance(value, bool | str | jax.core.Tracer):
+            continue
+        if isinstance(value, int) and field.name.startswith("num_"):
+            if value < 1:
+                raise ValueError(f"{field.name} must be at least 1, got {value}")
+            continue
+        numbers = np.asarray(value)
+        upper = 1 if field.name in unit_interval else np.inf
+        if not np.all(np.isfinite(numbers) & (numbers >= 0) & (numbers <= upper)):
+            wanted = "between 0 and 1" if upper == 1 else "finite and not negative"
+            raise ValueError(f"{field.name} must be {wanted}, got {value}")

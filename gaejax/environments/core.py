@@ -1,0 +1,128 @@
+"""The environment protocol: a value with two pure functions, and the transforms that make new ones of it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete:
+    """The integers `0 .. n - 1`."""
+
+    n: int
+    shape: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Box:
+    """Real arrays of one shape; `low` and `high` are broadcast to it and may be infinite."""
+
+    low: Any
+    high: Any
+    shape: tuple[int, ...]
+
+
+Space = Discrete | Box
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Environment:
+    """An environment is a value. Both functions are pure, for one environment (we `vmap` them), without auto-reset.
+
+    Attributes:
+      name: what it is called in messages and files.
+      reset: `(key, params) -> (state, observation)`.
+      step: `(key, state, action, params) -> (state, observation, reward, terminated, truncated, info)`.
+        `reward` is a float. `terminated`: the successor is worth 0. `truncated`: the episode was cut and the successor
+        is real; where both are set, termination wins. `info["trainable"]`, where given, says whether the action was
+        the policy's own (false: a forced action, kept out of every loss and statistic).
+      observation_space, action_space: `Discrete` or `Box`.
+      params: a pytree handed to both functions; its array and number leaves can be vmapped.
+    """
+
+    name: str
+    reset: Callable
+    step: Callable
+    observation_space: Space
+    action_space: Space
+    params: Any = ()
+
+    def replace(self, **changes: Any) -> "Environment":
+        """A copy with other fields."""
+        return dataclasses.replace(self, **changes)
+
+
+class AutoResetState(NamedTuple):
+    """An environment's state, and whether its observation is the last one of an episode."""
+
+    environment: Any
+    final: jax.Array
+
+
+def auto_reset(environment: Environment) -> Environment:
+    """Starts the next episode on the step *after* the last one (next-step reset).
+
+    The observation after an episode's last step is its final one, a row of its own: the action taken on it is ignored,
+    that step returns the next episode's first observation with reward 0 and no flags, `info["trainable"]` false and
+    `info["reset"]` true. So the value of every successor is the value of the next row.
+    """
+
+    def reset(key: jax.Array, params: Any) -> tuple[AutoResetState, Any]:
+        state, observation = environment.reset(key, params)
+        return AutoResetState(state, jnp.zeros((), bool)), observation
+
+    def step(key: jax.Array, state: AutoResetState, action: Any, params: Any) -> tuple:
+        starts = state.final
+        # One key serves both: only one of the two results is kept.
+        first_state, first_observation = environment.reset(key, params)
+        next_state, next_observation, reward, terminated, truncated, info = environment.step(
+            key, state.environment, action, params
+        )
+        terminated = terminated & ~starts
+        truncated = truncated & ~terminated & ~starts
+        info = {**info, "trainable": ~starts & info.get("trainable", True), "reset": starts}
+        next_state, observation = jax.tree.map(
+            lambda first, following: jnp.where(starts, first, following).astype(jnp.result_type(first)),
+            (first_state, first_observation),
+            (next_state, next_observation),
+        )
+        reward = jnp.where(starts, 0, reward)
+        return AutoResetState(next_state, terminated | truncated), observation, reward, terminated, truncated, info
+
+    return environment.replace(reset=reset, step=step)
+
+
+def rescale_actions(environment: Environment) -> Environment:
+    """Lets a policy act in units of its own: [-1, 1] covers a bounded action dimension, and what lies outside is clipped.
+
+    Dimensions without two finite bounds pass unchanged, and so do discrete actions. The result's action space is
+    [-1, 1], so doing it twice is doing it once.
+    """
+    space = environment.action_space
+    if not isinstance(space, Box):
+        return environment
+    low, high = (np.broadcast_to(np.asarray(bound, np.float32), space.shape) for bound in (space.low, space.high))
+    bounded = np.isfinite(low) & np.isfinite(high)
+    centre = np.where(bounded, (np.where(bounded, high, 0) + np.where(bounded, low, 0)) / 2, 0)
+    half_width = np.where(bounded, (np.where(bounded, high, 0) - np.where(bounded, low, 0)) / 2, 1)
+
+    def step(key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple:
+        rescaled = centre + half_width * jnp.where(bounded, jnp.clip(action, -1, 1), action)
+        return environment.step(key, state, jnp.asarray(rescaled, jnp.float32), params)
+
+    unit = Box(np.where(bounded, -1, low), np.where(bounded, 1, high), space.shape)
+    return environment.replace(step=step, action_space=unit)
+
+
+def time_limit_terminates(environment: Environment) -> Environment:
+    """Takes every truncation for a termination: right where the limit is part of the task and the clock is observed."""
+
+    def step(key: jax.Array, state: Any, action: Any, params: Any) -> tuple:
+        state, observation, reward, terminated, truncated, info = environment.step(key, state, action, params)
+        return state, observation, reward, terminated | truncated, jnp.zeros_like(truncated), info
+
+    return environment.replace(step=step)
