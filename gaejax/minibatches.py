@@ -58,7 +58,7 @@ def _hash(value: jax.Array, salt: jax.Array, multiplier: jax.Array) -> jax.Array
 
 
 def fold_steps(batch: Any) -> Any:
-    """Turns `[T, N, ...]` leaves into `[1, T * N, ...]`: what a policy without memory may do, so rows are single steps."""
+    """`[T, N, ...]` leaves as `[1, T * N, ...]`: for a policy without memory every step is a row of its own."""
     return jax.tree.map(lambda x: x.reshape(1, x.shape[0] * x.shape[1], *x.shape[2:]), batch)
 
 
@@ -76,8 +76,8 @@ def minibatch_epochs(
     Args:
       key: randomness of the shuffles.
       batch: a pytree with leaves `[T, N, ...]`.
-      carry: the policy's memory at the start of every row, leaves `[N, ...]`. Minibatches are whole rows; where there is
-        no memory the rows are folded to single steps.
+      carry: the policy's memory at the start of every row, leaves `[N, ...]`. Minibatches are whole rows; where there
+        is no memory the rows are folded to single steps.
       update: `(state, (minibatch, carry)) -> (state, info)`.
       state: what `update` carries along.
 

@@ -15,7 +15,7 @@ from gaejax.losses import clipped_surrogate_loss, kl_estimate, value_loss
 from gaejax.minibatches import minibatch_epochs
 from gaejax.normalizers import Identity, ObservationNormalizer, RewardNormalizer
 from gaejax.policies import Policy
-from gaejax.rollout import RolloutState, Trajectory, init_rollout, rollout, trajectory_values
+from gaejax.rollout import RolloutState, init_rollout, rollout, trajectory_values
 from gaejax.statistics import explained_variance, masked_mean, standardize
 
 

@@ -97,7 +97,7 @@ def auto_reset(environment: Environment) -> Environment:
 
 
 def rescale_actions(environment: Environment) -> Environment:
-    """Lets a policy act in units of its own: [-1, 1] covers a bounded action dimension, and what lies outside is clipped.
+    """Lets a policy act in units of its own: [-1, 1] covers a bounded action dimension, what lies outside is clipped.
 
     Dimensions without two finite bounds pass unchanged, and so do discrete actions. The result's action space is
     [-1, 1], so doing it twice is doing it once.

@@ -52,7 +52,7 @@ def make(name: str, *, time_limit: Literal["truncate", "terminate"] = "truncate"
         raise ValueError(f"time_limit must be 'truncate' or 'terminate', got {time_limit!r}")
 
     default, default_params = gymnax.make(name)
-    params_fields = {field for field in vars(default_params)}
+    params_fields = set(vars(default_params))
     constructor = inspect.signature(type(default).__init__).parameters.values()
     arguments = {p.name for p in constructor if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"}
     unknown = set(kwargs) - params_fields - arguments
