@@ -11,6 +11,7 @@ import numpy as np
 from gaejax.distributions import Categorical, DiagonalGaussian, Distribution
 from gaejax.environments import Box, Discrete, Environment, Space
 from gaejax.policies.core import Policy
+from gaejax.policies.initializers import orthogonal
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "swish": nn.swish, "gelu": nn.gelu, "elu": nn.elu}
 
@@ -82,7 +83,7 @@ class Readout(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", nn.initializers.orthogonal(self.gain), (self.size, features.shape[-1]))
+        kernel = self.param("kernel", orthogonal(self.gain), (self.size, features.shape[-1]))
         return features @ kernel.T + self.param("bias", nn.initializers.zeros, (self.size,))
 
 
@@ -95,7 +96,7 @@ class Body(nn.Module):
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
         for size in self.hidden_sizes:
-            dense = nn.Dense(size, kernel_init=nn.initializers.orthogonal(np.sqrt(2)))
+            dense = nn.Dense(size, kernel_init=orthogonal(np.sqrt(2)))
             features = self.activation(dense(features))
         return features
 

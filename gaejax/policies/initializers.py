@@ -1,0 +1,31 @@
+"""Weight initializers."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+
+def orthogonal(gain: float) -> Callable[..., jax.Array]:
+    """An initializer of matrices with orthonormal rows or columns times `gain` (Saxe et al. 2014, arXiv:1312.6120).
+
+    By Gram-Schmidt (each column twice, which is enough: Giraud et al. 2005) on a Gaussian matrix, so it is uniformly
+    distributed. It stands in for `jax.nn.initializers.orthogonal` because the batched LAPACK calls of that one, several
+    in one program as when an `init` is vmapped over seeds, deadlock jaxlib's CPU thread pool (seen in 0.10.2).
+    """
+
+    def init(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        size, count = max(shape), min(shape)
+        columns = jax.random.normal(key, (count, size), dtype)
+
+        def orthogonalize(index: jax.Array, basis: jax.Array) -> jax.Array:
+            column = columns[index]
+            for _ in range(2):
+                projections = jnp.dot(basis, column, precision="highest")
+                column = column - jnp.dot(projections, basis, precision="highest")
+            return basis.at[index].set(column / jnp.linalg.norm(column))
+
+        basis = jax.lax.fori_loop(0, count, orthogonalize, jnp.zeros_like(columns))
+        return gain * (basis if shape == basis.shape else basis.T)
+
+    return init
