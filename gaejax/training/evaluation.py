@@ -59,9 +59,7 @@ def evaluate(
     key, reset_key = jax.random.split(key)
     reset_keys = jax.random.split(reset_key, num_episodes)
     environment_state, observation = jax.vmap(environment.reset, in_axes=(0, None))(reset_keys, params)
-    nothing = Evaluation(
-        jnp.zeros(num_episodes), jnp.zeros(num_episodes, jnp.int32), jnp.zeros(num_episodes, bool)
-    )
+    nothing = Evaluation(jnp.zeros(num_episodes), jnp.zeros(num_episodes, jnp.int32), jnp.zeros(num_episodes, bool))
     start = _Progress(
         key,
         environment_state,

@@ -1,0 +1,53 @@
+"""Load the checkpoint of a run and play it.
+
+uv run experiments/evaluate.py runs/CartPole-v1-... --episodes 256 --greedy
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from gaejax.training import evaluate_seeds, load_states
+
+
+@dataclasses.dataclass
+class Arguments:
+    """Plays whole episodes with the policies of a run."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    episodes: int = 64
+    """Episodes of each seed."""
+    greedy: bool = False
+    """Take the most probable action instead of a sample."""
+    seed: int = 0
+    """Where the episodes' keys come from."""
+
+
+def main(argv: list[str]) -> None:
+    arguments = tyro.cli(Arguments, args=argv)
+    if arguments.episodes < 1:
+        raise ValueError(f"episodes must be at least 1, got {arguments.episodes}")
+    experiment, algorithm, states = load_states(arguments.run)
+    evaluation, _ = evaluate_seeds(
+        experiment, algorithm, states, num_episodes=arguments.episodes, seed=arguments.seed, greedy=arguments.greedy
+    )
+    returns, lengths = np.asarray(evaluation.returns), np.asarray(evaluation.lengths)
+    for seed, (seed_returns, seed_lengths) in enumerate(zip(returns, lengths, strict=True)):
+        print(
+            f"seed {seed}: return {seed_returns.mean():.4g} ± {seed_returns.std():.2g} "
+            f"(min {seed_returns.min():.4g}, max {seed_returns.max():.4g}), length {seed_lengths.mean():.1f}"
+        )
+    print(json.dumps({"episode_return": float(returns.mean()), "std_over_seeds": float(returns.mean(axis=1).std())}))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(f"error: {error}")

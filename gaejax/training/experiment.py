@@ -1,0 +1,360 @@
+"""Experiments: a run on the host, in compiled chunks, with progress, logs, checkpoints and a folder that remembers it.
+
+Below this floor everything is pure; here are the clocks and the files.
+"""
+
+import csv
+import dataclasses
+import json
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gaejax.algorithms import Algorithm, PPOConfig, ppo
+from gaejax.environments import make
+from gaejax.policies import mlp_policy
+from gaejax.training.checkpoints import load_checkpoint, save_checkpoint
+from gaejax.training.evaluation import Evaluation, evaluate
+from gaejax.training.train import num_updates
+
+NUM_LOGS = 100
+SECONDS_PER_CALL = 0.5
+SECONDS_PER_CHECKPOINT = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """All that it takes to run a training again: what is written to `config.json`.
+
+    Attributes:
+      environment: a name that `gaejax.make` takes, and `environment_arguments` for it.
+      policy: arguments of `gaejax.mlp_policy`.
+      config: the algorithm's hyperparameters.
+      total_steps: rows to collect for each seed.
+      num_seeds: how many runs, vmapped; `seed` is where their keys come from.
+      eval_episodes: episodes of the final evaluation of each seed.
+    """
+
+    environment: str
+    config: PPOConfig
+    total_steps: int
+    num_seeds: int = 5
+    seed: int = 0
+    eval_episodes: int = 64
+    environment_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    policy: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def build(self) -> Algorithm:
+        """The algorithm, bound to its environment and policy."""
+        environment = make(self.environment, **self.environment_arguments)
+        return ppo(environment, mlp_policy(environment, **self.policy))
+
+    def validate(self) -> None:
+        """Raises ValueError, naming the field, for what cannot be run."""
+        for name in ("total_steps", "num_seeds", "eval_episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        self.config.validate()
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Experiment":
+        """Reads what `save` wrote. Raises ValueError if there is nothing."""
+        if not path.is_file():
+            raise ValueError(f"{path.parent} holds no run: there is no {path.name} in it")
+        fields = json.loads(path.read_text())
+        return cls(**{**fields, "config": PPOConfig(**fields["config"])})
+
+
+def initial_states(experiment: Experiment, algorithm: Algorithm) -> Any:
+    """The training states of all seeds, stacked."""
+    keys = jax.random.split(jax.random.key(experiment.seed), experiment.num_seeds)
+    return jax.jit(jax.vmap(lambda key: algorithm.init(key, experiment.config)))(keys)
+
+
+def load_states(run: Path | str) -> tuple[Experiment, Algorithm, Any]:
+    """The experiment, the algorithm and the stacked states of a run's folder."""
+    experiment = Experiment.load(Path(run) / "config.json")
+    algorithm = experiment.build()
+    like = jax.eval_shape(partial(initial_states, experiment, algorithm))
+    return experiment, algorithm, load_checkpoint(Path(run) / "checkpoint", like)
+
+
+def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool = False) -> dict:
+    """Trains all seeds in one vmapped call at a time and leaves a folder with all that came of it.
+
+    Ctrl-C stops behind the call under way (about half a second) and leaves the same files for what has run so far.
+
+    Args:
+      experiment: what to run.
+      output: the folder; it must not hold another run.
+      resume: continue the run in `output` from its checkpoint, up to `experiment.total_steps`. The result is, bit for
+        bit, what the run would have come to without the pause.
+
+    Returns:
+      The summary, as written to `summary.json`.
+
+    Raises:
+      ValueError: for what cannot be run, before anything is compiled or written.
+    """
+    started = time.perf_counter()
+    output = Path(output)
+    experiment.validate()
+    algorithm = experiment.build()
+    if resume:
+        _, _, states = load_states(output)
+    else:
+        if output.exists() and any(output.iterdir()):
+            raise ValueError(f"output folder {output} holds another run: choose another one, or --resume {output}")
+        states = initial_states(experiment, algorithm)
+        output.mkdir(parents=True, exist_ok=True)
+    experiment.save(output / "config.json")
+
+    updates = num_updates(experiment.config, experiment.total_steps)
+    compiling = time.perf_counter()
+    updates_per_row = -(-updates // NUM_LOGS)
+    call = _compile_training(algorithm, states, updates_per_row)
+    compile_seconds = time.perf_counter() - compiling
+
+    log = _Log(output / "metrics.csv", done=int(states.updates[0]))
+    train_seconds = 0.0
+    with _interruptible() as interrupted, _progress(updates, log.updates) as show:
+        saved, updates_per_call = time.perf_counter(), 1
+        while log.updates < updates and not interrupted():
+            row_end = min(log.updates - log.updates % updates_per_row + updates_per_row, updates)
+            size = min(updates_per_call, row_end - log.updates)
+            calling = time.perf_counter()
+            states, infos = jax.block_until_ready(call(states, size))
+            seconds = time.perf_counter() - calling
+            train_seconds += seconds
+            updates_per_call = max(1, int(SECONDS_PER_CALL * size / seconds))
+            log.add({name: np.asarray(leaf)[:size] for name, leaf in infos._asdict().items()})  # noqa: B023
+            if log.updates == row_end:
+                log.write_row()
+            show(log, train_seconds)
+            if time.perf_counter() - saved > SECONDS_PER_CHECKPOINT:
+                save_checkpoint(output / "checkpoint", states, log.updates)
+                saved = time.perf_counter()
+        log.write_row()
+
+        save_checkpoint(output / "checkpoint", states, log.updates)
+        evaluation, evaluation_compile_seconds = evaluate_seeds(experiment, algorithm, states)
+    summary = {
+        "environment": experiment.environment,
+        "episode_return": _episode_return(evaluation),
+        "env_steps": int(log.env_steps.sum()),
+        "env_steps_per_seed": log.env_steps.tolist(),
+        "updates": log.updates,
+        "finished": log.updates >= updates,
+        "steps_per_second": float(log.new_env_steps / train_seconds) if train_seconds else None,
+        "train_seconds": train_seconds,
+        "compile_seconds": compile_seconds + evaluation_compile_seconds,
+        "wall_seconds": time.perf_counter() - started,
+        "versions": versions(),
+    }
+    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    plot_learning_curve(output / "metrics.csv", output / "curve.png", experiment.environment)
+    return summary
+
+
+def evaluate_seeds(
+    experiment: Experiment,
+    algorithm: Algorithm,
+    states: Any,
+    *,
+    num_episodes: int | None = None,
+    seed: int = 0,
+    greedy: bool = False,
+) -> tuple[Evaluation, float]:
+    """Plays `num_episodes` episodes of each seed; returns `[seeds, episodes]` results and the seconds of compiling."""
+    num_episodes = num_episodes or experiment.eval_episodes
+    # Keys apart from those of training, which come from the same seed.
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0xE7A1), experiment.num_seeds)
+    compiling = time.perf_counter()
+    play = partial(evaluate, algorithm, num_episodes=num_episodes, greedy=greedy)
+    compiled = jax.jit(jax.vmap(play)).lower(states, keys).compile()
+    compile_seconds = time.perf_counter() - compiling
+    return jax.block_until_ready(compiled(states, keys)), compile_seconds
+
+
+def _episode_return(evaluation: Evaluation) -> dict:
+    per_seed = np.asarray(evaluation.returns, np.float64).mean(axis=1)
+    return {"mean": float(per_seed.mean()), "std": float(per_seed.std()), "per_seed": per_seed.tolist()}
+
+
+def versions() -> dict:
+    """What a result depends on besides its configuration."""
+    return {
+        "gaejax": metadata.version("gaejax"),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    }
+
+
+def _compile_training(algorithm: Algorithm, states: Any, capacity: int) -> Any:
+    """A compiled `(states, n) -> (states, infos)` that takes n training steps, n up to `capacity` and not static, so
+    that one program serves calls of any size; `infos` leaves are `[capacity, seeds]`."""
+    step = jax.vmap(algorithm.step)
+
+    def call(states: Any, size: jax.Array) -> tuple[Any, Any]:
+        infos = jax.tree.map(
+            lambda info: jnp.zeros((capacity, *info.shape), info.dtype), jax.eval_shape(step, states)[1]
+        )
+
+        def body(index: jax.Array, loop: tuple) -> tuple:
+            states, infos = loop
+            states, info = step(states)
+            return states, jax.tree.map(lambda all_, one: all_.at[index].set(one), infos, info)
+
+        return jax.lax.fori_loop(0, size, body, (states, infos))
+
+    compiled = jax.jit(call, donate_argnums=0).lower(states, jnp.int32(0)).compile()
+    return lambda states, size: compiled(states, jnp.int32(size))
+
+
+class _Log:
+    """`metrics.csv`: a row for each seed and each stretch of `updates_per_row` updates, in which counts are summed,
+    episode means weighted by episodes, and all else averaged."""
+
+    def __init__(self, path: Path, done: int):
+        self.path, self.updates, self.pending = path, done, []
+        self.env_steps, self.new_env_steps, self.episode_return = np.zeros((), np.int64), 0, float("nan")
+        kept = []
+        if done:  # resuming: what a crash wrote behind the checkpoint is computed again
+            kept = [row for row in read_metrics(path) if row["update"] <= done]
+            last = [row for row in kept if row["update"] == kept[-1]["update"]]
+            self.env_steps = np.array([int(row["env_steps"]) for row in last])
+        with path.open("w", newline="") as file:
+            if kept:
+                writer = csv.DictWriter(file, kept[0].keys())
+                writer.writeheader()
+                writer.writerows(
+                    {**row, **{name: int(row[name]) for name in ("seed", "update", "env_steps")}} for row in kept
+                )
+        self.has_header = bool(kept)
+
+    def add(self, infos: dict[str, np.ndarray]) -> None:
+        """Takes in the infos `[updates, seeds]` of one call."""
+        self.pending.append(infos)
+        self.updates += len(infos["env_steps"])
+        self.env_steps = self.env_steps + infos["env_steps"].sum(axis=0)
+        self.new_env_steps += int(infos["env_steps"].sum())
+        episodes = infos["episodes"].sum()
+        if episodes:
+            self.episode_return = float(np.nansum(infos["episode_return"] * infos["episodes"]) / episodes)
+
+    def write_row(self) -> None:
+        """Writes what has been taken in since the last row, if anything."""
+        if not self.pending:
+            return
+        infos = {name: np.concatenate([part[name] for part in self.pending]) for name in self.pending[0]}
+        self.pending = []
+        episodes = infos["episodes"].sum(axis=0)
+        columns = {}
+        for name, values in infos.items():
+            if name == "episodes":
+                columns[name] = episodes
+            elif name.startswith("episode_"):
+                sums = np.nansum(values * infos["episodes"], axis=0)
+                columns[name] = np.divide(sums, episodes, where=episodes > 0, out=np.full(len(sums), np.nan))
+            elif name != "env_steps":
+                columns[name] = values.mean(axis=0)
+        with self.path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if not self.has_header:
+                writer.writerow(["seed", "update", "env_steps", *columns])
+                self.has_header = True
+            for seed, env_steps in enumerate(self.env_steps):
+                writer.writerow([seed, self.updates, env_steps, *(values[seed] for values in columns.values())])
+
+
+def read_metrics(path: Path | str) -> list[dict[str, float]]:
+    """The rows of a `metrics.csv`."""
+    with Path(path).open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+@contextmanager
+def _interruptible() -> Iterator[Any]:
+    """Turns the first Ctrl-C into a flag, so that it never hits between two halves of a state; a second one kills."""
+    flag = []
+
+    def on_interrupt(signum: int, frame: Any) -> None:
+        flag.append(True)
+        signal.signal(signal.SIGINT, previous)
+
+    try:
+        previous = signal.signal(signal.SIGINT, on_interrupt)
+    except ValueError:  # not in the main thread, where signals do not arrive
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(flag)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def _progress(total: int, done: int) -> Iterator[Any]:
+    """A progress bar with ETA, environment steps per second and the current return."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("updates  ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[speed]}  return {task.fields[episode_return]}"),
+    )
+    with Progress(*columns) as progress:
+        task = progress.add_task("", total=total, completed=done, speed="", episode_return="-")
+
+        def show(log: _Log, seconds: float) -> None:
+            progress.update(
+                task,
+                completed=log.updates,
+                speed=f"{log.new_env_steps / seconds:,.0f} env steps/s",
+                episode_return=f"{log.episode_return:.4g}",
+            )
+
+        yield show
+
+
+def plot_learning_curve(metrics: Path, picture: Path, title: str) -> None:
+    """Draws the training return against environment steps: the mean over seeds, their spread, and each seed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = read_metrics(metrics)
+    seeds = sorted({row["seed"] for row in rows})
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    if rows:
+        steps, returns = (
+            np.array([[row[name] for row in rows if row["seed"] == seed] for seed in seeds])
+            for name in ("env_steps", "episode_return")
+        )
+        known = ~np.isnan(returns).all(axis=0)  # an interval in which no seed ended an episode has no return
+        steps, returns = steps[:, known].mean(axis=0), returns[:, known]
+        mean, spread = np.nanmean(returns, axis=0), np.nanstd(returns, axis=0)
+        axes.plot(steps, returns.T, color="tab:blue", alpha=0.25, linewidth=0.8)
+        axes.plot(steps, mean, color="tab:blue", linewidth=2, label=f"mean of {len(seeds)} seeds")
+        axes.fill_between(steps, mean - spread, mean + spread, color="tab:blue", alpha=0.2, label="± 1 std")
+        axes.legend()
+    axes.set(title=title, xlabel="environment steps per seed", ylabel="episode return (training)")
+    axes.grid(alpha=0.3)
+    FigureCanvasAgg(figure).print_png(picture)

@@ -1,0 +1,98 @@
+"""Configurations that are known to work, by environment: what the scripts use unless told otherwise."""
+
+import dataclasses
+from typing import Any
+
+from gaejax.algorithms import PPOConfig
+from gaejax.environments import Box, Environment
+from gaejax.training.experiment import Experiment
+
+NORMALIZED = {"normalize_observations": True, "normalize_rewards": True, "entropy_coefficient": 0.0}
+
+
+def _preset(
+    environment: str,
+    total_steps: int,
+    *,
+    environment_arguments: dict[str, Any] | None = None,
+    policy: dict[str, Any] | None = None,
+    **config: Any,
+) -> Experiment:
+    """An experiment whose learning rate anneals over the whole of it."""
+    return Experiment(
+        environment=environment,
+        config=PPOConfig(**{"anneal_steps": float(total_steps), **config}),
+        total_steps=total_steps,
+        environment_arguments=environment_arguments or {},
+        policy=policy or {},
+    )
+
+
+PRESETS = {
+    experiment.environment: experiment
+    for experiment in (
+        _preset(
+            "CartPole-v1",
+            150_000,
+            num_envs=16,
+            num_steps=64,
+            num_epochs=8,
+            learning_rate=2e-3,
+            entropy_coefficient=0.005,
+        ),
+        _preset(
+            "Acrobot-v1",
+            200_000,
+            num_envs=16,
+            num_steps=128,
+            num_epochs=8,
+            learning_rate=2e-3,
+            entropy_coefficient=0.005,
+        ),
+        _preset(
+            "Pendulum-v1",
+            300_000,
+            num_envs=32,
+            num_steps=64,
+            num_epochs=10,
+            num_minibatches=16,
+            learning_rate=1e-3,
+            **NORMALIZED,
+        ),
+        _preset(
+            "MountainCarContinuous-v0",
+            500_000,
+            num_envs=32,
+            num_steps=256,
+            num_epochs=8,
+            num_minibatches=8,
+            learning_rate=1e-3,
+            **NORMALIZED,
+        ),
+        _preset("Catch-bsuite", 100_000, num_envs=16, num_steps=64, learning_rate=2e-3),
+        _preset(
+            "FrozenLake-misc",
+            300_000,
+            num_envs=32,
+            num_steps=64,
+            learning_rate=2e-3,
+            entropy_coefficient=0.005,
+        ),
+    )
+}
+
+
+def preset(environment: Environment) -> Experiment:
+    """The experiment for an environment: its own if there is one, else a sensible one for its spaces."""
+    if environment.name in PRESETS:
+        return PRESETS[environment.name]
+    total_steps = 500_000
+    real_actions = isinstance(environment.action_space, Box)
+    images = isinstance(environment.observation_space, Box) and len(environment.observation_space.shape) == 3
+    experiment = _preset(environment.name, total_steps, num_envs=32, num_steps=64, learning_rate=1e-3)
+    if real_actions:
+        config = experiment.config.replace(num_epochs=10, num_minibatches=16, **NORMALIZED)
+        return dataclasses.replace(experiment, config=config)
+    if images:
+        return dataclasses.replace(experiment, policy={"activation": "relu"}, total_steps=2 * total_steps)
+    return experiment
