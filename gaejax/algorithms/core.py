@@ -52,15 +52,20 @@ def check_config(config: Any, unit_interval: tuple[str, ...] = ()) -> None:
       ValueError: naming the field and its value.
     """
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value is None or isinstance(value, bool | str | jax.core.Tracer):
+        name, value = field.name, getattr(config, field.name)
+        if value is None or isinstance(value, jax.core.Tracer) or field.type in ("bool", bool, "str", str):
             continue
-        if isinstance(value, int) and field.name.startswith("num_"):
+        if field.type in ("int", int):
+            if not isinstance(value, int):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
             if value < 1:
-                raise ValueError(f"{field.name} must be at least 1, got {value}")
+                raise ValueError(f"{name} must be at least 1, got {value}")
             continue
-        numbers = np.asarray(value)
-        upper = 1 if field.name in unit_interval else np.inf
+        try:
+            numbers = np.asarray(value, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} must be a number, got {value!r}") from None
+        upper = 1 if name in unit_interval else np.inf
         if not np.all(np.isfinite(numbers) & (numbers >= 0) & (numbers <= upper)):
             wanted = "between 0 and 1" if upper == 1 else "finite and not negative"
-            raise ValueError(f"{field.name} must be {wanted}, got {value}")
+            raise ValueError(f"{name} must be {wanted}, got {value}")

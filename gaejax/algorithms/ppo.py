@@ -222,7 +222,7 @@ def ppo(
             params, optimizer_state = training
             gradients, diagnostics = jax.grad(ppo_loss, has_aux=True)(params, policy, config, *minibatch)
             updates, optimizer_state = transformation(config, learning_rate).update(gradients, optimizer_state, params)
-            diagnostics["gradient_norm"] = optax.global_norm(gradients)
+            diagnostics["gradient_norm"] = optax.tree.norm(gradients)
             return (optax.apply_updates(params, updates), optimizer_state), diagnostics
 
         (params, optimizer_state), diagnostics = minibatch_epochs(
@@ -261,14 +261,21 @@ def ppo(
 def ppo_loss(params: Any, policy: Policy, config: PPOConfig, batch: PPOBatch, carry: Any) -> tuple[jax.Array, dict]:
     """The loss of a minibatch, a mean over its unmasked steps (equation 9), and its diagnostics."""
     mask = batch.mask
-    advantages = batch.advantages
+    # Masked steps are set to 0 before anything is computed of them: behind a product, a NaN would reach the gradient.
+    kept = {
+        name: jnp.where(mask, getattr(batch, name), 0)
+        for name in ("log_probs", "values", "advantages", "value_targets")
+    }
+    advantages = kept["advantages"]
     if config.advantage_normalization == "minibatch":
         advantages = standardize(advantages, mask)
 
     _, distributions, values = policy.apply(params, carry, batch.observations, batch.resets)
-    log_ratios = distributions.log_prob(batch.actions) - batch.log_probs
+    log_ratios = jnp.where(mask, distributions.log_prob(batch.actions) - kept["log_probs"], 0)
     policy_loss = masked_mean(clipped_surrogate_loss(log_ratios, advantages, config.clip_epsilon), mask)
-    critic_loss = masked_mean(value_loss(values, batch.value_targets, batch.values, config.value_clip_epsilon), mask)
+    critic_loss = masked_mean(
+        value_loss(values, kept["value_targets"], kept["values"], config.value_clip_epsilon), mask
+    )
     entropy = masked_mean(distributions.entropy(), mask)
 
     loss = policy_loss + config.value_coefficient * critic_loss - config.entropy_coefficient * entropy
@@ -278,7 +285,7 @@ def ppo_loss(params: Any, policy: Policy, config: PPOConfig, batch: PPOBatch, ca
         entropy=entropy,
         approx_kl=masked_mean(kl_estimate(log_ratios), mask),
         clip_fraction=masked_mean(jnp.abs(jnp.expm1(log_ratios)) > config.clip_epsilon, mask),
-        largest_log_ratio=jnp.max(jnp.where(mask, jnp.abs(log_ratios), 0)),
+        largest_log_ratio=jnp.max(jnp.abs(log_ratios)),
     )
 
 

@@ -140,7 +140,7 @@ def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool =
             seconds = time.perf_counter() - calling
             train_seconds += seconds
             updates_per_call = max(1, int(SECONDS_PER_CALL * size / seconds))
-            log.add({name: np.asarray(leaf)[:size] for name, leaf in infos._asdict().items()})  # noqa: B023
+            log.add({name: np.asarray(leaf)[:size] for name, leaf in infos._asdict().items()})
             if log.updates == row_end:
                 log.write_row()
             show(log, train_seconds)

@@ -1,0 +1,34 @@
+"""Tiny environments whose optimal values are known, in the manner of Andy Jones's probes."""
+
+import jax.numpy as jnp
+
+import gaejax
+
+
+def constant_reward(limit=5):
+    """Pays 1 a step for ever; episodes are only ever cut. Every state is worth 1 / (1 - discount)."""
+
+    def reset(key, params):
+        return jnp.zeros((), jnp.int32), jnp.ones(1)
+
+    def step(key, state, action, params):
+        state = state + 1
+        return state, jnp.ones(1), jnp.float32(1), jnp.bool_(False), state >= limit, {}
+
+    return gaejax.Environment("constant", reset, step, gaejax.Box(0, 1, (1,)), gaejax.Discrete(2))
+
+
+def forced_actions(period=3):
+    """Pays for action 1, but every `period`-th action is forced to 0 (as a prompt's tokens are): not trainable."""
+
+    def reset(key, params):
+        return jnp.zeros((), jnp.int32), jnp.zeros(1)
+
+    def step(key, state, action, params):
+        forced = state % period == 0
+        reward = jnp.where(forced, 100.0, (action == 1).astype(jnp.float32))
+        state = state + 1
+        ends = state >= 4 * period
+        return state, (state % period)[None] / period, reward, ends, jnp.bool_(False), {"trainable": ~forced}
+
+    return gaejax.Environment("forced", reset, step, gaejax.Box(0, 1, (1,)), gaejax.Discrete(2))
