@@ -55,9 +55,6 @@ def assert_same_bits(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-pytestmark = pytest.mark.xdist_group("ppo")
-
-
 def test_the_ratio_is_one_on_the_first_minibatch_late_in_training_too(cartpole):
     init, step, _, _ = cartpole
     _, info = run(step, init(jax.random.key(0)), 40)

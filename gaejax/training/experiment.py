@@ -232,19 +232,13 @@ class _Log:
     def __init__(self, path: Path, done: int):
         self.path, self.updates, self.pending = path, done, []
         self.env_steps, self.new_env_steps, self.episode_return = np.zeros((), np.int64), 0, float("nan")
-        kept = []
-        if done:  # resuming: what a crash wrote behind the checkpoint is computed again
-            kept = [row for row in read_metrics(path) if row["update"] <= done]
-            last = [row for row in kept if row["update"] == kept[-1]["update"]]
-            self.env_steps = np.array([int(row["env_steps"]) for row in last])
-        with path.open("w", newline="") as file:
-            if kept:
-                writer = csv.DictWriter(file, kept[0].keys())
-                writer.writeheader()
-                writer.writerows(
-                    {**row, **{name: int(row[name]) for name in ("seed", "update", "env_steps")}} for row in kept
-                )
-        self.has_header = bool(kept)
+        header, *rows = path.read_text().splitlines(keepends=True) if done else [""]
+        rows = [row for row in rows if int(row.split(",")[1]) <= done]  # what a crash wrote behind the checkpoint goes
+        if rows:
+            last_update = rows[-1].split(",")[1]
+            self.env_steps = np.array([int(row.split(",")[2]) for row in rows if row.split(",")[1] == last_update])
+        path.write_text("".join([header, *rows]))
+        self.has_header = bool(header)
 
     def add(self, infos: dict[str, np.ndarray]) -> None:
         """Takes in the infos `[updates, seeds]` of one call."""
@@ -273,7 +267,7 @@ class _Log:
             elif name != "env_steps":
                 columns[name] = values.mean(axis=0)
         with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
+            writer = csv.writer(file, lineterminator="\n")
             if not self.has_header:
                 writer.writerow(["seed", "update", "env_steps", *columns])
                 self.has_header = True

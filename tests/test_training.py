@@ -1,0 +1,222 @@
+"""Training on the host: the pure loop, evaluation, the folder of a run, interruption, resumption and bad input."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_environments import counter
+from test_ppo import assert_same_bits
+from test_rollout import remembering_policy
+
+import gaejax
+from gaejax.training import PRESETS, Experiment, load_states, num_updates, preset, read_metrics, run_experiment
+
+ROOT = Path(__file__).parent.parent
+CONFIG = gaejax.PPOConfig(num_envs=4, num_steps=32, num_epochs=2, learning_rate=1e-3, anneal_steps=1280.0)
+EXPERIMENT = Experiment("CartPole-v1", CONFIG, total_steps=1280, num_seeds=2, eval_episodes=8)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run to its end, shared by the tests of this file."""
+    output = tmp_path_factory.mktemp("runs") / "finished"
+    return output, run_experiment(EXPERIMENT, output)
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_evaluation_plays_the_first_episode_of_each_environment_to_its_end():
+    algorithm = gaejax.ppo(counter(limit=7), remembering_policy())
+    state = algorithm.init(jax.random.key(0), gaejax.PPOConfig(num_envs=2, num_steps=8))
+    evaluation = jax.jit(lambda state, key: gaejax.evaluate(algorithm, state, key, 5))(state, jax.random.key(1))
+    np.testing.assert_array_equal(evaluation.returns, np.full(5, 7))
+    np.testing.assert_array_equal(evaluation.lengths, np.full(5, 7))
+    assert evaluation.finished.all()
+    longer = gaejax.evaluate(algorithm, state, jax.random.key(1), 3, environment=counter(limit=20), max_steps=15)
+    np.testing.assert_array_equal(longer.lengths, np.full(3, 15))
+    assert not longer.finished.any()
+
+
+def test_greedy_evaluation_takes_the_mode():
+    def reset(key, params):
+        return jnp.zeros((), jnp.int32), jnp.zeros(1)
+
+    def step(key, state, action, params):
+        return state, jnp.zeros(1), action.astype(jnp.float32), jnp.bool_(True), jnp.bool_(False), {}
+
+    box = gaejax.Box(0, 1, (1,))
+    environment = gaejax.Environment("pays the action", reset, step, box, gaejax.Discrete(2))
+    algorithm = gaejax.ppo(environment, gaejax.mlp_policy(environment))
+    state = algorithm.init(jax.random.key(0), gaejax.PPOConfig())
+    sampled = gaejax.evaluate(algorithm, state, jax.random.key(0), 64).returns
+    greedy = gaejax.evaluate(algorithm, state, jax.random.key(0), 64, greedy=True).returns
+    assert 10 < sampled.sum() < 54 and len(np.unique(greedy)) == 1
+
+
+def test_the_files_of_a_run(finished):
+    output, summary = finished
+    assert {file.name for file in output.iterdir()} >= {
+        "config.json",
+        "metrics.csv",
+        "summary.json",
+        "curve.png",
+        "checkpoint",
+    }
+    assert json.loads((output / "summary.json").read_text()) == summary
+    assert {"episode_return", "env_steps", "steps_per_second", "compile_seconds", "wall_seconds", "versions"} <= set(
+        summary
+    )
+    returns = summary["episode_return"]
+    assert len(returns["per_seed"]) == 2
+    np.testing.assert_allclose(
+        [returns["mean"], returns["std"]], [np.mean(returns["per_seed"]), np.std(returns["per_seed"])]
+    )
+    assert Experiment.load(output / "config.json") == EXPERIMENT
+    assert (output / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_have_a_row_for_each_logged_update_and_seed(finished):
+    output, summary = finished
+    rows = read_metrics(output / "metrics.csv")
+    updates = num_updates(CONFIG, 1280)
+    assert [(row["seed"], row["update"]) for row in rows] == [(s, u) for u in range(1, updates + 1) for s in (0, 1)]
+    assert {"env_steps", "episode_return", "approx_kl", "explained_variance", "learning_rate"} <= set(rows[0])
+    assert summary["env_steps"] == sum(row["env_steps"] for row in rows[-2:])
+    assert 0.9 * 2 * 1280 < summary["env_steps"] < 2 * 1280  # rows that show a final observation do not count
+
+
+def test_the_driver_takes_the_steps_that_train_takes(finished):
+    output, _ = finished
+    _, algorithm, states = load_states(output)
+    keys = jax.random.split(jax.random.key(0), 2)
+    expected, history = jax.jit(jax.vmap(lambda key: gaejax.train(algorithm, key, CONFIG, 1280)))(keys)
+    for a, b in zip(jax.tree.leaves(states.params), jax.tree.leaves(expected.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    logged = [row["entropy"] for row in read_metrics(output / "metrics.csv") if row["seed"] == 1]
+    np.testing.assert_allclose(logged, history.entropy[1], atol=1e-4)
+
+
+def test_a_run_extended_and_one_interrupted_are_the_uninterrupted_one_bit_for_bit(finished, tmp_path, monkeypatch):
+    """Ctrl-C behind the fourth call: all files are there; resumed, the run ends where the other did."""
+    output, _ = finished
+    interrupted = tmp_path / "interrupted"
+    from gaejax.training import experiment as module
+
+    calls = []
+    compile_training = module._compile_training
+
+    def compile_and_count(*args):
+        call = compile_training(*args)
+
+        def counted(states, size):
+            calls.append(size)
+            if len(calls) == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+            return call(states, size)
+
+        return counted
+
+    monkeypatch.setattr(module, "_compile_training", compile_and_count)
+    summary = run_experiment(EXPERIMENT, interrupted)
+    done = summary["updates"]
+    assert not summary["finished"] and 0 < done < num_updates(CONFIG, 1280)
+    assert {file.name for file in interrupted.iterdir()} >= {"summary.json", "curve.png", "checkpoint", "metrics.csv"}
+    with (interrupted / "metrics.csv").open("a") as file:  # what a crash may leave behind the checkpoint
+        file.write(
+            file_line := (interrupted / "metrics.csv").read_text().splitlines()[-1].replace(f",{done},", ",9,") + "\n"
+        )
+    assert file_line
+
+    monkeypatch.setattr(module, "_compile_training", compile_training)
+    summary = run_experiment(EXPERIMENT, interrupted, resume=True)
+    assert summary["finished"]
+    assert_same_bits(load_states(output)[2], load_states(interrupted)[2])
+    assert (output / "metrics.csv").read_text() == (interrupted / "metrics.csv").read_text()
+
+
+def test_another_runs_folder_is_refused_and_left_alone(finished):
+    output, _ = finished
+    before = (output / "config.json").read_text()
+    with pytest.raises(ValueError, match=r"output folder .* holds another run: choose another one, or --resume"):
+        run_experiment(EXPERIMENT, output)
+    assert (output / "config.json").read_text() == before
+
+
+def test_evaluate_script_loads_the_checkpoint_and_plays_it(finished, capsys):
+    output, summary = finished
+    script("evaluate").main([str(output), "--episodes", "8"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["episode_return"] == pytest.approx(
+        summary["episode_return"]["mean"]
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--env", "Cartpole-v1"], "unknown environment 'Cartpole-v1': did you mean CartPole-v1"),
+        (["--learning-rate", "-1"], "learning_rate must be finite and not negative, got -1.0"),
+        (["--num-minibatches", "7"], "num_minibatches must divide num_envs * num_steps"),
+        (["--gae-lambda", "1.5"], "gae_lambda must be between 0 and 1"),
+        (["--num-seeds", "0"], "num_seeds must be at least 1, got 0"),
+        (["--total-steps", "0"], "total_steps must be at least 1, got 0"),
+        (["--env-arguments", "max_step", "3"], "CartPole-v1 has no argument 'max_step'"),
+        (["--resume", "nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_compiled_or_written(arguments, words, tmp_path):
+    output = tmp_path / "run"
+    with pytest.raises(ValueError) as caught:
+        script("ppo").main([*arguments, "--output", str(output)])
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert not output.exists()
+
+
+def test_every_config_field_is_a_flat_flag_and_defaults_follow_the_environment():
+    parse = script("ppo").parse
+    arguments = parse(["--env", "Pendulum-v1", "--num-envs", "8", "--gae-lambda", "0.9", "--no-normalize-rewards"])
+    expected = PRESETS["Pendulum-v1"].config.replace(num_envs=8, gae_lambda=0.9, normalize_rewards=False)
+    assert arguments.config == expected and arguments.total_steps == 300_000
+    assert parse(["--total-steps", "5000"]).config.anneal_steps == 5000
+    assert parse(["--anneal-steps", "None"]).config.anneal_steps is None
+    assert parse(["--env=DiscountingChain-bsuite"]).env_arguments == {"mapping_seed": "3"}
+
+
+def test_a_ctrl_c_from_outside_leaves_every_file(tmp_path):
+    output = tmp_path / "run"
+    command = [sys.executable, ROOT / "experiments" / "ppo.py", "--total-steps", "100000000", "--num-seeds", "1"]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
+    process = subprocess.Popen([*command, "--output", output], env=environment, stdout=subprocess.PIPE, text=True)
+    metrics = output / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "return" in printed
+    summary = json.loads((output / "summary.json").read_text())
+    assert not summary["finished"] and summary["env_steps"] > 0
+    assert (output / "curve.png").exists() and any((output / "checkpoint").iterdir())
+
+
+def test_presets_are_valid_and_every_environment_has_a_sensible_one():
+    for name in gaejax.environment_names():
+        experiment = preset(gaejax.make(name))
+        experiment.validate()
+        assert experiment.environment == name
+    assert preset(gaejax.make("Reacher-misc")).config.normalize_observations
