@@ -1,0 +1,123 @@
+"""Environment steps per second of a whole PPO training, ours against rejax at equal work.
+
+    uv run experiments/benchmarks/training_speed.py
+
+CartPole-v1, separate 64-64 tanh actor and critic, 4 epochs. Each side is a process of its own (rejax needs an older
+gymnax) that compiles once and then trains on request; requests alternate, and the medians' ratio is what counts. Only
+steps taken in the environment are counted: our rows that show a final observation are work, not steps.
+"""
+
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "training_speed.csv"
+SIZES = {(4, 128, 4): 1.1, (64, 128, 4): 1.7, (2048, 16, 32): 1.5}  # (envs, steps, minibatches): the bar
+TOTAL_STEPS, ROUNDS = 1_000_000, 7
+PEER = "uv run --no-project --python 3.11 --with jax==0.10.2 --with rejax==0.1.3 --with gymnax==0.0.9 --with six python"
+
+
+def ours(num_envs: int, num_steps: int, num_minibatches: int):
+    """A compiled training of ours: `key -> environment steps taken`."""
+    import jax
+
+    import gaejax
+
+    environment = gaejax.make("CartPole-v1")
+    algorithm = gaejax.ppo(environment, gaejax.mlp_policy(environment))
+    config = gaejax.PPOConfig(num_envs=num_envs, num_steps=num_steps, num_minibatches=num_minibatches)
+    train = jax.jit(lambda key: gaejax.train(algorithm, key, config, TOTAL_STEPS))
+
+    def run(key):
+        _, history = jax.block_until_ready(train(key))
+        return int(history.env_steps.sum())
+
+    return run
+
+
+def rejax(num_envs: int, num_steps: int, num_minibatches: int):
+    """A compiled training of rejax's: `key -> environment steps taken`."""
+    import jax
+    from rejax import PPO
+
+    algorithm = PPO.create(
+        env="CartPole-v1",
+        num_envs=num_envs,
+        num_steps=num_steps,
+        num_epochs=4,
+        num_minibatches=num_minibatches,
+        total_timesteps=TOTAL_STEPS,
+        eval_freq=TOTAL_STEPS,
+        skip_initial_evaluation=True,
+        learning_rate=2.5e-4,
+        agent_kwargs={"activation": "tanh", "hidden_layer_sizes": (64, 64)},
+    )
+    algorithm = algorithm.replace(eval_callback=lambda algorithm, state, key: state.global_step)
+    train = jax.jit(algorithm.train)
+
+    def run(key):
+        state, _ = jax.block_until_ready(train(key))
+        return int(state.global_step)
+
+    return run
+
+
+def serve(side: str, *sizes: str) -> None:
+    """Compiles, then trains once for each line read, and answers with environment steps per second."""
+    import jax
+
+    run = {"ours": ours, "rejax": rejax}[side](*map(int, sizes))
+    started = time.perf_counter()
+    run(jax.random.PRNGKey(0))
+    print(json.dumps(time.perf_counter() - started), flush=True)
+    for index, _ in enumerate(sys.stdin):
+        started = time.perf_counter()
+        steps = run(jax.random.PRNGKey(index))
+        print(json.dumps(steps / (time.perf_counter() - started)), flush=True)
+
+
+def main() -> None:
+    rows = []
+    for sizes, bar in SIZES.items():
+        arguments = [__file__, "serve"]
+        workers = {
+            side: subprocess.Popen(
+                [*python, *arguments, side, *map(str, sizes)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for side, python in (("ours", [sys.executable]), ("rejax", PEER.split()))
+        }
+        first = {side: json.loads(worker.stdout.readline()) for side, worker in workers.items()}
+        speeds = {side: [] for side in workers}
+        for _ in range(ROUNDS):
+            for side, worker in workers.items():
+                print("go", file=worker.stdin, flush=True)
+                speeds[side].append(json.loads(worker.stdout.readline()))
+        for worker in workers.values():
+            worker.stdin.close()
+            worker.wait()
+        medians = {side: statistics.median(values) for side, values in speeds.items()}
+        row = {
+            "envs x steps": f"{sizes[0]}x{sizes[1]}",
+            "minibatches": sizes[2],
+            "ours_steps_per_s": round(medians["ours"]),
+            "rejax_steps_per_s": round(medians["rejax"]),
+            "ratio": round(medians["ours"] / medians["rejax"], 2),
+            "bar": bar,
+            "ours_first_call_s": round(first["ours"], 1),
+            "rejax_first_call_s": round(first["rejax"], 1),
+        }
+        print("  ".join(f"{name}: {value}" for name, value in row.items()), flush=True)
+        rows.append(row)
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[2:]) if sys.argv[1:2] == ["serve"] else main()

@@ -1,0 +1,58 @@
+"""Learning results: time limits in the fast suite, the presets' bars under `-m slow`."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import gaejax
+from gaejax.training import PRESETS
+
+spec = importlib.util.spec_from_file_location(
+    "learning", Path(__file__).parent.parent / "experiments" / "benchmarks" / "learning.py"
+)
+learning = sys.modules["learning"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(learning)
+
+
+def short_pendulum(time_limit):
+    """Returns over 200 steps of three seeds that were trained on 200 000 steps of episodes cut at 50."""
+    environment = gaejax.make("Pendulum-v1", max_steps_in_episode=50, time_limit=time_limit)
+    algorithm = gaejax.ppo(environment, gaejax.mlp_policy(environment))
+    config = PRESETS["Pendulum-v1"].config.replace(num_epochs=4, anneal_steps=200_000.0)
+    played = gaejax.make("Pendulum-v1")
+
+    def run(key):
+        state, _ = gaejax.train(algorithm, key, config, 200_000)
+        return gaejax.evaluate(algorithm, state, key, 64, environment=played)
+
+    evaluation = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(11), 3))
+    assert np.all(evaluation.lengths == 200)
+    return np.asarray(evaluation.returns).mean(axis=1)
+
+
+def test_trained_on_episodes_cut_at_50_steps_a_pendulum_stays_up_for_200():
+    assert np.all(short_pendulum("truncate") >= -200)
+
+
+def test_taking_the_cut_for_a_death_ruins_it():
+    assert np.all(short_pendulum("terminate") <= -800)
+
+
+def test_the_optimum_of_the_frozen_lake():
+    """About .74 in 100 moves; no path of five moves; certain where the ice does not slip."""
+    assert 0.70 < learning.frozen_lake_optimum() < 0.78
+    assert learning.frozen_lake_optimum(horizon=5) == 0
+    assert learning.frozen_lake_optimum(success_rate=1.0) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, changes", learning.BARS)
+def test_presets_reach_their_bars(name, changes):
+    result = learning.learn(name, changes)["episode_return"]
+    assert result["mean"] >= learning.BARS[name, changes]
+    if changes == (("discount", 0.99),):
+        assert result["mean"] <= 1.01
