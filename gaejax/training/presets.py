@@ -91,13 +91,16 @@ PRESETS = {
             num_minibatches=8,
             learning_rate=5e-3,
         ),
-        _preset(
+        _preset(  # sixteen states seen one-hot: without hidden layers policy and critic are tables
             "FrozenLake-misc",
             300_000,
+            policy={"hidden_sizes": ()},
             num_envs=32,
-            num_steps=64,
-            learning_rate=2e-3,
-            entropy_coefficient=0.005,
+            num_steps=128,
+            num_epochs=8,
+            learning_rate=2e-2,
+            discount=1.0,
+            gae_lambda=0.9,
         ),
     )
 }
