@@ -10,7 +10,6 @@ REPOSITORY = Path(__file__).parent.parent
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 MACHINE_PATHS = ("/work/", "/root/", "/home/")
 
-pytestmark = pytest.mark.xdist_group("notebooks")
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 

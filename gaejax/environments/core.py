@@ -28,6 +28,8 @@ class Box:
 
 Space = Discrete | Box
 
+UNBOUNDED = np.finfo(np.float32).max  # how some packages write an infinite bound
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Environment:
@@ -106,12 +108,12 @@ def rescale_actions(environment: Environment) -> Environment:
     if not isinstance(space, Box):
         return environment
     low, high = (np.broadcast_to(np.asarray(bound, np.float32), space.shape) for bound in (space.low, space.high))
-    bounded = np.isfinite(low) & np.isfinite(high)
-    centre = np.where(bounded, (np.where(bounded, high, 0) + np.where(bounded, low, 0)) / 2, 0)
-    half_width = np.where(bounded, (np.where(bounded, high, 0) - np.where(bounded, low, 0)) / 2, 1)
+    bounded = (np.abs(low) < UNBOUNDED) & (np.abs(high) < UNBOUNDED)
+    lower, upper = np.where(bounded, low, -1), np.where(bounded, high, 1)
+    centre, half_width = (lower + upper) / 2, (upper - lower) / 2
 
     def step(key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple:
-        rescaled = centre + half_width * jnp.where(bounded, jnp.clip(action, -1, 1), action)
+        rescaled = jnp.where(bounded, centre + half_width * jnp.clip(action, -1, 1), action)
         return environment.step(key, state, jnp.asarray(rescaled, jnp.float32), params)
 
     unit = Box(np.where(bounded, -1, low), np.where(bounded, 1, high), space.shape)

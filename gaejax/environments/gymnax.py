@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gaejax.environments.core import Box, Discrete, Environment, Space, rescale_actions, time_limit_terminates
 
@@ -103,5 +104,5 @@ def _space(space: Any, what: str) -> Space:
     if kind == "Discrete":
         return Discrete(int(space.n))
     if kind == "Box":
-        return Box(space.low, space.high, tuple(space.shape))
+        return Box(np.asarray(space.low), np.asarray(space.high), tuple(space.shape))
     raise ValueError(f"the {what} is a {kind}: only Discrete and Box are supported")
