@@ -125,3 +125,5 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted before there was anything to keep")

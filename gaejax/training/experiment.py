@@ -123,32 +123,31 @@ def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool =
     experiment.save(output / "config.json")
 
     updates = num_updates(experiment.config, experiment.total_steps)
-    compiling = time.perf_counter()
     updates_per_row = -(-updates // NUM_LOGS)
-    call = _compile_training(algorithm, states, updates_per_row)
-    compile_seconds = time.perf_counter() - compiling
-
-    log = _Log(output / "metrics.csv", done=int(states.updates[0]))
+    log = _Log(output / "metrics.csv", experiment.num_seeds, done=int(states.updates[0]))
     train_seconds = 0.0
-    with _interruptible() as interrupted, _progress(updates, log.updates) as show:
-        saved, updates_per_call = time.perf_counter(), 1
-        while log.updates < updates and not interrupted():
-            row_end = min(log.updates - log.updates % updates_per_row + updates_per_row, updates)
-            size = min(updates_per_call, row_end - log.updates)
-            calling = time.perf_counter()
-            states, infos = jax.block_until_ready(call(states, size))
-            seconds = time.perf_counter() - calling
-            train_seconds += seconds
-            updates_per_call = max(1, int(SECONDS_PER_CALL * size / seconds))
-            log.add({name: np.asarray(leaf)[:size] for name, leaf in infos._asdict().items()})
-            if log.updates == row_end:
-                log.write_row()
-            show(log, train_seconds)
-            if time.perf_counter() - saved > SECONDS_PER_CHECKPOINT:
-                save_checkpoint(output / "checkpoint", states, log.updates)
-                saved = time.perf_counter()
+    with _interruptible() as interrupted:
+        compiling = time.perf_counter()
+        call = _compile_training(algorithm, states, updates_per_row)
+        compile_seconds = time.perf_counter() - compiling
+        with _progress(updates, log.updates) as show:
+            saved, updates_per_call = time.perf_counter(), 1
+            while log.updates < updates and not interrupted():
+                row_end = min(log.updates - log.updates % updates_per_row + updates_per_row, updates)
+                size = min(updates_per_call, row_end - log.updates)
+                calling = time.perf_counter()
+                states, infos = jax.block_until_ready(call(states, size))
+                seconds = time.perf_counter() - calling
+                train_seconds += seconds
+                updates_per_call = max(1, int(SECONDS_PER_CALL * size / seconds))
+                log.add({name: np.asarray(leaf)[:size] for name, leaf in infos._asdict().items()})
+                if log.updates == row_end:
+                    log.write_row()
+                show(log, train_seconds)
+                if time.perf_counter() - saved > SECONDS_PER_CHECKPOINT:
+                    save_checkpoint(output / "checkpoint", states, log.updates)
+                    saved = time.perf_counter()
         log.write_row()
-
         save_checkpoint(output / "checkpoint", states, log.updates)
         evaluation, evaluation_compile_seconds = evaluate_seeds(experiment, algorithm, states)
     summary = {
@@ -229,9 +228,9 @@ class _Log:
     """`metrics.csv`: a row for each seed and each stretch of `updates_per_row` updates, in which counts are summed,
     episode means weighted by episodes, and all else averaged."""
 
-    def __init__(self, path: Path, done: int):
+    def __init__(self, path: Path, num_seeds: int, done: int):
         self.path, self.updates, self.pending = path, done, []
-        self.env_steps, self.new_env_steps, self.episode_return = np.zeros((), np.int64), 0, float("nan")
+        self.env_steps, self.new_env_steps, self.episode_return = np.zeros(num_seeds, np.int64), 0, float("nan")
         header, *rows = path.read_text().splitlines(keepends=True) if done else [""]
         rows = [row for row in rows if int(row.split(",")[1]) <= done]  # what a crash wrote behind the checkpoint goes
         if rows:
