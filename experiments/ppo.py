@@ -28,7 +28,7 @@ class Arguments:
     env: str = "CartPole-v1"
     """Environment, by its gymnax name."""
     total_steps: int = 150_000
-    """Environment steps of each seed (rounded up to whole training steps)."""
+    """Rows to collect for each seed (environment steps, with one row more for each finished episode)."""
     num_seeds: int = 5
     """Independent runs, vmapped."""
     seed: int = 0
@@ -38,11 +38,13 @@ class Arguments:
     output: Path | None = None
     """Folder of the results; default: runs/<env>-<time>."""
     resume: Path | None = None
-    """Folder of a run to continue, with its own configuration (--total-steps may extend it)."""
+    """Folder of a run to continue with its own configuration; only --total-steps may be given beside it."""
     time_limit: Literal["truncate", "terminate"] = "truncate"
     """What an environment's time limit means: the successor is real, or worth 0."""
-    env_arguments: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Constructor arguments and params of the environment: NAME VALUE NAME VALUE ..."""
+    env_arguments: tuple[str, ...] = ()
+    """Constructor arguments and params of the environment: NAME=VALUE NAME=VALUE ..."""
+    anneal: bool = True
+    """Whether the learning rate falls to 0 over the whole run, unless --anneal-steps says otherwise."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the policy's hidden layers."""
     activation: str = "tanh"
@@ -57,41 +59,59 @@ def parse(argv: list[str]) -> Arguments:
     finder.add_argument("--env", default="CartPole-v1")
     name = finder.parse_known_args(argv)[0].env
     known = preset(make(name))
-    limit = known.environment_arguments.get("time_limit", "truncate")
-    rest = {key: repr(value) for key, value in known.environment_arguments.items() if key != "time_limit"}
     default = Arguments(
-        config=known.config,
+        config=known.config.replace(anneal_steps=None),
         env=name,
         total_steps=known.total_steps,
-        time_limit=limit,
-        env_arguments=rest,
+        time_limit=known.environment_arguments.get("time_limit", "truncate"),
+        env_arguments=tuple(
+            f"{key}={value}" for key, value in known.environment_arguments.items() if key != "time_limit"
+        ),
+        anneal=known.config.anneal_steps is not None,
         **known.policy,
     )
     arguments = tyro.cli(Arguments, default=default, args=argv, description=__doc__)
-    if arguments.config.anneal_steps == known.config.anneal_steps:  # annealed over the whole run unless told otherwise
+    if arguments.anneal and arguments.config.anneal_steps is None:
         arguments.config = arguments.config.replace(anneal_steps=float(arguments.total_steps))
     return arguments
 
 
-def literal(text: str) -> object:
-    """A Python literal where it is one, else the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def environment_arguments(arguments: Arguments) -> dict:
+    """What `make` is given beside the name: Python literals where the texts are such."""
+    chosen = {} if arguments.time_limit == "truncate" else {"time_limit": arguments.time_limit}
+    for text in arguments.env_arguments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"env_arguments must be of the form NAME=VALUE, got {text!r}")
+        try:
+            chosen[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            chosen[name] = value
+    return chosen
+
+
+def resumed(argv: list[str]) -> tuple[Path, Experiment]:
+    """The folder and the experiment of `--resume RUN [--total-steps N]`."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--resume", type=Path)
+    parser.add_argument("--total-steps", "--total_steps", type=int)
+    parsed, rest = parser.parse_known_args(argv)
+    if rest:
+        raise ValueError(f"a run is resumed with its own configuration: only --total-steps can be given, not {rest[0]}")
+    experiment = Experiment.load(parsed.resume / "config.json")
+    total_steps = parsed.total_steps or experiment.total_steps
+    anneal_steps = experiment.config.anneal_steps
+    if anneal_steps is not None and total_steps > anneal_steps:
+        print(f"note: the learning rate stays at 0 after {anneal_steps:,.0f} steps, where the run's schedule ends")
+    return parsed.resume, dataclasses.replace(experiment, total_steps=total_steps)
 
 
 def main(argv: list[str]) -> dict:
-    arguments = parse(argv)
-    if arguments.resume:
-        experiment = Experiment.load(arguments.resume / "config.json")
-        if any(argument.startswith("--total-steps") for argument in argv):
-            experiment = dataclasses.replace(experiment, total_steps=arguments.total_steps)
-        output = arguments.resume
+    resuming = any(argument.split("=")[0] == "--resume" for argument in argv)
+    if resuming:
+        output, experiment = resumed(argv)
     else:
-        environment_arguments = {name: literal(value) for name, value in arguments.env_arguments.items()}
-        if arguments.time_limit != "truncate":
-            environment_arguments["time_limit"] = arguments.time_limit
+        arguments = parse(argv)
         experiment = Experiment(
             environment=arguments.env,
             config=arguments.config,
@@ -99,16 +119,16 @@ def main(argv: list[str]) -> dict:
             num_seeds=arguments.num_seeds,
             seed=arguments.seed,
             eval_episodes=arguments.eval_episodes,
-            environment_arguments=environment_arguments,
+            environment_arguments=environment_arguments(arguments),
             policy={
-                "hidden_sizes": arguments.hidden_sizes,
+                "hidden_sizes": list(arguments.hidden_sizes),
                 "activation": arguments.activation,
                 "shared": arguments.shared,
             },
         )
         output = arguments.output or Path("runs") / f"{arguments.env}-{time.strftime('%Y%m%d-%H%M%S')}"
 
-    summary = run_experiment(experiment, output, resume=arguments.resume is not None)
+    summary = run_experiment(experiment, output, resume=resuming)
     result = summary["episode_return"]
     speed = summary["steps_per_second"]
     print(

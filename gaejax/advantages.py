@@ -59,8 +59,8 @@ def gae(
     )
     terminated, truncated = checks.as_bool("terminated", terminated), checks.as_bool("truncated", truncated)
     mask = None if mask is None else checks.as_bool("mask", mask)
-    if rewards.ndim == 0:
-        raise ValueError("rewards must have a leading time axis, got a scalar")
+    if rewards.ndim == 0 or rewards.shape[0] == 0:
+        raise ValueError(f"rewards must have a leading time axis of at least one step, got shape {rewards.shape}")
     arrays = dict(values=values, next_values=next_values, terminated=terminated, truncated=truncated, mask=mask)
     for name, array in arrays.items():
         if array is not None:
@@ -74,16 +74,16 @@ def gae(
         final_advantage = checks.as_float("final_advantage", final_advantage)
         checks.same_shape("final_advantage", final_advantage, rewards.shape[1:], "one step of rewards")
 
-    decay = discount * gae_lambda
     if mask is not None:
+        discount = jnp.where(mask, discount, 1)
+        gae_lambda = jnp.where(mask, gae_lambda, 1)
         next_values = _next_kept_values(values, next_values, terminated, truncated, mask)
-        decay = jnp.where(mask, decay, 1)
     successors = jnp.where(terminated, 0, next_values)
     deltas = rewards + isolated_product(discount, successors) - values
     if mask is not None:
         deltas = jnp.where(mask, deltas, 0)
     advantages = reverse_linear_recurrence(
-        deltas.astype(dtype), decay, final_advantage, reset=jnp.logical_or(terminated, truncated)
+        deltas.astype(dtype), discount * gae_lambda, final_advantage, reset=jnp.logical_or(terminated, truncated)
     )
     value_targets = advantages + values
     return advantages, value_targets if mask is None else jnp.where(mask, value_targets, 0)

@@ -7,22 +7,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+SMALL, NUM_ROUNDS = 256, 6
 
-def random_permutation(key: jax.Array, size: int, num_rounds: int = 6) -> jax.Array:
-    """A pseudo-random permutation of `0 .. size - 1`, int32 `[size]`, without sorting.
+
+def random_permutation(key: jax.Array, size: int) -> jax.Array:
+    """A pseudo-random permutation of `0 .. size - 1`, int32 `[size]`, without sorting where sorting is slow.
 
     A Feistel network over pairs (i, j) of Z_a x Z_b, where a * b is just above `size` (Black & Rogaway 2002, "Ciphers
     with arbitrary finite domains"): each round adds a hash of one half to the other. Outputs beyond `size` are put
-    through the network again until they fall inside. On CPU several times as fast as `jax.random.permutation`.
+    through the network again until they fall inside. On CPU several times as fast as `jax.random.permutation`, which
+    serves the small sizes, where halves are too small for a few rounds to mix them.
     """
     if size < 1:
         raise ValueError(f"size must be positive, got {size}")
+    if size < SMALL:
+        return jax.random.permutation(key, size).astype(jnp.int32)
     left_size, right_size = _balanced_factors(size)
-    round_keys = jax.random.bits(key, (num_rounds, 2), jnp.uint32)
+    round_keys = jax.random.bits(key, (NUM_ROUNDS, 2), jnp.uint32)
 
     def permute(index: jax.Array) -> jax.Array:
         left, right = index // right_size, index % right_size
-        for round_index in range(num_rounds):
+        for round_index in range(NUM_ROUNDS):
             salt, multiplier = round_keys[round_index, 0], round_keys[round_index, 1] | 1
             if round_index % 2:
                 right = (right + _hash(left, salt, multiplier) % right_size) % right_size

@@ -54,7 +54,7 @@ class RewardNormalizer(NamedTuple):
 
     @classmethod
     def create(cls, num_rows: int) -> "RewardNormalizer":
-        return cls(RunningMoments.empty(()), jnp.zeros(num_rows))
+        return cls(RunningMoments.empty(()), jnp.zeros(num_rows, jnp.float32))
 
     def __call__(self, rewards: jax.Array) -> jax.Array:
         return rewards / self.moments.std()

@@ -29,8 +29,8 @@ def reverse_linear_recurrence(drive: Any, decay: Any, initial: Any = None, *, re
       TypeError, ValueError: if an argument has the wrong dtype or shape; the message names it.
     """
     drive = checks.as_float("drive", drive)
-    if drive.ndim == 0:
-        raise ValueError("drive must have a leading time axis, got a scalar")
+    if drive.ndim == 0 or drive.shape[0] == 0:
+        raise ValueError(f"drive must have a leading time axis of at least one step, got shape {drive.shape}")
     decay = checks.as_float("decay", decay).astype(drive.dtype)
     checks.broadcastable("decay", decay, drive.shape, "drive")
     if initial is None:
@@ -42,7 +42,7 @@ def reverse_linear_recurrence(drive: Any, decay: Any, initial: Any = None, *, re
         checks.same_shape("reset", reset, drive.shape, "drive")
 
     decay_is_constant = decay.ndim == 0 or decay.shape[0] == 1  # scalars stay scalars: bytes count
-    constant_decay = decay[0] if decay.ndim else decay
+    constant_decay = decay[0] if decay_is_constant and decay.ndim else decay
 
     def step(successor: jax.Array, inputs: tuple) -> tuple[jax.Array, jax.Array]:
         drive_t, decay_t, reset_t = inputs

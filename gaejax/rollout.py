@@ -61,7 +61,7 @@ def init_rollout(key: jax.Array, environment: Environment, params: Any, carry: A
     """Resets `num_rows` copies of `environment`, whose `params` they share."""
     keys = jax.random.split(key, num_rows)
     state, observation = jax.vmap(environment.reset, in_axes=(0, None))(keys, params)
-    zeros = jnp.zeros(num_rows)
+    zeros = jnp.zeros(num_rows, jnp.float32)
     return RolloutState(state, observation, jnp.ones(num_rows, bool), carry, zeros, zeros.astype(jnp.int32))
 
 

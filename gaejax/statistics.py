@@ -38,7 +38,8 @@ class RunningMoments(NamedTuple):
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> "RunningMoments":
-        return cls(count=jnp.zeros(()), mean=jnp.zeros(shape), squares=jnp.zeros(shape))
+        zeros = jnp.zeros(shape, jnp.float32)
+        return cls(count=jnp.zeros((), jnp.float32), mean=zeros, squares=zeros)
 
     def update(self, batch: jax.Array, mask: jax.Array) -> "RunningMoments":
         """Merges `batch` `[..., *shape]`, of which the entries with `mask` `[...]` count."""
@@ -49,13 +50,14 @@ class RunningMoments(NamedTuple):
         squares = jnp.sum(jnp.where(weights, batch - mean, 0) ** 2, axes)
         total = jnp.maximum(self.count + count, 1)
         shift = mean - self.mean
-        return RunningMoments(
+        merged = RunningMoments(
             count=self.count + count,
             mean=self.mean + shift * (count / total),
             squares=self.squares + squares + shift**2 * (self.count * count / total),
         )
+        return jax.tree.map(lambda new, old: new.astype(old.dtype), merged, self)
 
     def std(self) -> jax.Array:
         """The standard deviation; 1 while nothing, or nothing but one constant, has been seen."""
         variance = self.squares / jnp.maximum(self.count, 1)
-        return jnp.where(variance > 1e-12, jnp.sqrt(variance), 1)
+        return jnp.where(variance > 1e-12 + 1e-10 * self.mean**2, jnp.sqrt(variance), 1)  # beyond float32's rounding

@@ -16,8 +16,8 @@ def forward_view_gae(rewards, values, next_values, terminated, truncated, discou
     xp = jnp if differentiable else np
     rewards, values, next_values = (xp.asarray(x, xp.float64) for x in (rewards, values, next_values))
     discount, gae_lambda = (xp.broadcast_to(xp.asarray(x, xp.float64), (steps, rows)) for x in (discount, gae_lambda))
+    explicit = mask is None  # without a mask the caller's next_values are read everywhere
     mask = np.ones((steps, rows), bool) if mask is None else np.asarray(mask)
-    explicit = mask.all()  # without masked steps the caller's next_values are read everywhere
     final = np.zeros(rows) if final is None else np.asarray(final, np.float64)
     advantages = [[0.0] * rows for _ in range(steps)]
     for row in range(rows):

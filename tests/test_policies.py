@@ -75,7 +75,13 @@ def test_orthogonal_weights_are_uniformly_distributed():
         (dict(hidden_sizes=(6.5,)), "hidden_sizes must be positive integers, got (6.5,)"),
     ],
 )
-def test_bad_input_is_one_line(arguments, words):
+def test_bad_arguments_are_refused_in_one_line(arguments, words):
     with pytest.raises(ValueError) as caught:
         gaejax.mlp_policy(counter(), **arguments)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 2)])
+def test_real_actions_have_one_axis(shape):
+    with pytest.raises(ValueError, match="action_space of counter must be a Box of one axis"):
+        gaejax.mlp_policy(counter().replace(action_space=gaejax.Box(-1, 1, shape)))

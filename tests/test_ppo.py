@@ -274,6 +274,10 @@ def test_a_rollout_without_a_finished_episode_reports_their_number_not_a_return_
         (dict(gae_lambda=-0.1), "gae_lambda must be between 0 and 1, got -0.1"),
         (dict(num_envs=0), "num_envs must be at least 1, got 0"),
         (dict(num_steps=2.5), "num_steps must be a whole number, got 2.5"),
+        (dict(anneal_steps=0.0), "anneal_steps must be finite and positive, got 0.0"),
+        (dict(discount=None), "discount must be a number, got None"),
+        (dict(num_envs=True), "num_envs must be a whole number, got True"),
+        (dict(normalize_rewards="no"), "normalize_rewards must be True or False, got 'no'"),
         (dict(entropy_coefficient="high"), "entropy_coefficient must be a number, got 'high'"),
         (dict(advantage_normalization="batches"), "advantage_normalization must be 'minibatch', 'batch' or 'none'"),
         (dict(learning_rate=jnp.array([1e-3, -1.0])), "learning_rate must be finite and not negative"),
@@ -290,3 +294,41 @@ def test_minibatches_of_a_policy_with_memory_are_whole_rows():
     config = gaejax.PPOConfig(num_envs=6, num_steps=8, num_minibatches=4)
     with pytest.raises(ValueError, match="num_minibatches must divide the 6 rows of a batch, got 4"):
         jax.eval_shape(algorithm.step, algorithm.init(jax.random.key(0), config))
+
+
+def odd(observation=lambda ends: jnp.ones(1), reward=1, flag=bool):
+    """An environment as people write them: Python numbers, flags of any type."""
+
+    def reset(key, params):
+        return 0, jnp.ones(1)
+
+    def step(key, state, action, params):
+        ends = state + 1 >= 4
+        return state + 1, observation(ends), reward, ends.astype(flag), False, {}
+
+    return gaejax.Environment("odd", reset, step, gaejax.Box(0, 1, (1,)), gaejax.Discrete(2))
+
+
+@pytest.mark.parametrize("environment", [odd(), odd(reward=jnp.int32(1), flag=jnp.int32), odd(flag=jnp.float32)])
+def test_rewards_and_flags_are_cast_once_at_the_edge(environment):
+    algorithm = gaejax.ppo(environment, gaejax.mlp_policy(environment, hidden_sizes=(4,)))
+    config = gaejax.PPOConfig(num_envs=2, num_steps=5, num_minibatches=2)
+    state, info = jax.jit(algorithm.step)(jax.jit(lambda key: algorithm.init(key, config))(jax.random.key(0)))
+    assert info.episode_return == 4 and info.env_steps == 8
+    assert np.all(gaejax.evaluate(algorithm, state, jax.random.key(0), 3).returns == 4)
+
+
+def test_a_final_observation_that_is_not_a_number_reaches_no_parameter():
+    environment = odd(observation=lambda ends: jnp.where(ends, jnp.nan, jnp.ones(1)))
+    algorithm = gaejax.ppo(environment, gaejax.mlp_policy(environment, hidden_sizes=(4,)))
+    config = gaejax.PPOConfig(num_envs=2, num_steps=10, num_minibatches=2)
+    state, info = run(jax.jit(algorithm.step), algorithm.init(jax.random.key(0), config), 3)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((state.params, info)))
+
+
+def test_a_step_that_would_lose_fractions_is_refused():
+    environment = odd()
+    halves = environment.replace(step=lambda key, state, *rest: (state + 0.5, *environment.step(key, state, *rest)[1:]))
+    algorithm = gaejax.ppo(halves, gaejax.mlp_policy(halves))
+    with pytest.raises(TypeError, match="odd: its step returns float32 where its reset returns int32"):
+        jax.eval_shape(algorithm.step, algorithm.init(jax.random.key(0), gaejax.PPOConfig()))

@@ -1,5 +1,6 @@
 """Training on the host: the pure loop, evaluation, the folder of a run, interruption, resumption and bad input."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -149,6 +150,22 @@ def test_a_run_extended_and_one_interrupted_are_the_uninterrupted_one_bit_for_bi
     assert (output / "metrics.csv").read_text() == (interrupted / "metrics.csv").read_text()
 
 
+def test_a_finished_run_is_resumed_to_the_same_result_and_only_with_its_own_configuration(finished):
+    output, summary = finished
+    again = run_experiment(EXPERIMENT, output, resume=True)
+    assert again["episode_return"] == summary["episode_return"] and again["env_steps"] == summary["env_steps"]
+    before = (output / "config.json").read_text()
+    for changes, words in (
+        (dict(num_seeds=3), "has another configuration: only its total_steps can be changed"),
+        (dict(config=CONFIG.replace(learning_rate=0.5)), "has another configuration"),
+        (dict(total_steps=128), "total_steps must not be less than what the run"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_experiment(dataclasses.replace(EXPERIMENT, **changes), output, resume=True)
+    assert (output / "config.json").read_text() == before
+    (output / "summary.json").write_text(json.dumps(summary))
+
+
 def test_another_runs_folder_is_refused_and_left_alone(finished):
     output, _ = finished
     before = (output / "config.json").read_text()
@@ -174,14 +191,16 @@ def test_evaluate_script_loads_the_checkpoint_and_plays_it(finished, capsys):
         (["--gae-lambda", "1.5"], "gae_lambda must be between 0 and 1"),
         (["--num-seeds", "0"], "num_seeds must be at least 1, got 0"),
         (["--total-steps", "0"], "total_steps must be at least 1, got 0"),
-        (["--env-arguments", "max_step", "3"], "CartPole-v1 has no argument 'max_step'"),
+        (["--env-arguments", "max_step=3"], "CartPole-v1 has no argument 'max_step'"),
         (["--resume", "nowhere"], "nowhere holds no run"),
+        (["--resume", "run", "--gamma", "1"], "only --total-steps can be given, not --gamma"),
+        (["--env-arguments", "max_steps_in_episode"], "env_arguments must be of the form NAME=VALUE"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_compiled_or_written(arguments, words, tmp_path):
     output = tmp_path / "run"
     with pytest.raises(ValueError) as caught:
-        script("ppo").main([*arguments, "--output", str(output)])
+        script("ppo").main(arguments if "--resume" in arguments else [*arguments, "--output", str(output)])
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not output.exists()
 
@@ -190,10 +209,13 @@ def test_every_config_field_is_a_flat_flag_and_defaults_follow_the_environment()
     parse = script("ppo").parse
     arguments = parse(["--env", "Pendulum-v1", "--num-envs", "8", "--gae-lambda", "0.9", "--no-normalize-rewards"])
     expected = PRESETS["Pendulum-v1"].config.replace(num_envs=8, gae_lambda=0.9, normalize_rewards=False)
+    assert expected.anneal_steps == 300_000
     assert arguments.config == expected and arguments.total_steps == 300_000
     assert parse(["--total-steps", "5000"]).config.anneal_steps == 5000
-    assert parse(["--anneal-steps", "None"]).config.anneal_steps is None
-    assert parse(["--env=DiscountingChain-bsuite"]).env_arguments == {"mapping_seed": "3"}
+    assert parse(["--total-steps", "5000", "--anneal-steps", "150000"]).config.anneal_steps == 150_000
+    assert parse(["--no-anneal"]).config.anneal_steps is None
+    chain = parse(["--env=DiscountingChain-bsuite"])
+    assert script("ppo").environment_arguments(chain) == {"mapping_seed": 3, "time_limit": "terminate"}
 
 
 def test_a_ctrl_c_from_outside_leaves_every_file(tmp_path):

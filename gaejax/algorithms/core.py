@@ -1,6 +1,7 @@
 """What an algorithm is: a value with two pure functions, and what its configs share."""
 
 import dataclasses
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -41,31 +42,35 @@ def strong_floats(config: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), config)
 
 
-def check_config(config: Any, unit_interval: tuple[str, ...] = ()) -> None:
+def check_config(config: Any, unit_interval: tuple[str, ...] = (), positive: tuple[str, ...] = ()) -> None:
     """Refuses sizes below 1 and hyperparameters that are negative or not finite. Tracers are let pass.
 
     Args:
-      config: a dataclass of numbers.
+      config: a dataclass of numbers, whose defaults say which field is a size, a number, or may be None.
       unit_interval: fields that must not exceed 1 either.
+      positive: fields that must not be 0 either.
 
     Raises:
       ValueError: naming the field and its value.
     """
     for field in dataclasses.fields(config):
-        name, value = field.name, getattr(config, field.name)
-        if value is None or isinstance(value, jax.core.Tracer) or field.type in ("bool", bool, "str", str):
+        name, value, default = field.name, getattr(config, field.name), field.default
+        if isinstance(value, jax.core.Tracer) or isinstance(default, str) or (value is None and default is None):
             continue
-        if field.type in ("int", int):
-            if not isinstance(value, int):
+        if isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, got {value!r}")
+        elif isinstance(default, int):
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
                 raise ValueError(f"{name} must be a whole number, got {value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-            continue
-        try:
-            numbers = np.asarray(value, np.float64)
-        except (TypeError, ValueError):
-            raise ValueError(f"{name} must be a number, got {value!r}") from None
-        upper = 1 if name in unit_interval else np.inf
-        if not np.all(np.isfinite(numbers) & (numbers >= 0) & (numbers <= upper)):
-            wanted = "between 0 and 1" if upper == 1 else "finite and not negative"
-            raise ValueError(f"{name} must be {wanted}, got {value}")
+        else:
+            array = None if isinstance(value, bool | str) or value is None else np.asarray(value)
+            if array is None or array.size == 0 or array.dtype.kind not in "iuf":
+                raise ValueError(f"{name} must be a number, got {value!r}")
+            lower_bounded = array > 0 if name in positive else array >= 0
+            upper = 1 if name in unit_interval else np.inf
+            if not np.all(np.isfinite(array) & lower_bounded & (array <= upper)):
+                wanted = "finite and positive" if name in positive else "finite and not negative"
+                raise ValueError(f"{name} must be {'between 0 and 1' if upper == 1 else wanted}, got {value}")

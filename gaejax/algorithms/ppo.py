@@ -1,7 +1,8 @@
 """Proximal Policy Optimization with Generalized Advantage Estimation (Schulman et al. 2017, arXiv:1707.06347)."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,42 +27,46 @@ def adam(learning_rate: jax.Array) -> optax.GradientTransformation:
 
 @struct.dataclass
 class PPOConfig:
-    """PPO's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), all else is static.
-
-    Attributes:
-      num_envs, num_steps: rows and steps of a rollout, N and T.
-      num_epochs, num_minibatches: passes over a rollout, and parts of a pass.
-      learning_rate: of the optimizer, at the start.
-      anneal_steps: rows collected (`T * N` an update) until the rate has fallen linearly to 0; None keeps it constant.
-      discount, gae_lambda: gamma and lambda of the advantages.
-      clip_epsilon: how far the probability ratio may move before its gradient is cut.
-      value_clip_epsilon: the same for values; None leaves them free.
-      entropy_coefficient, value_coefficient: weights of the entropy bonus and of the value loss.
-      max_grad_norm: the global norm to which gradients are clipped.
-      advantage_normalization: "minibatch", "batch" or "none".
-      normalize_observations, normalize_rewards: whether running statistics scale them.
-    """
+    """PPO's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), all else is static."""
 
     num_envs: int = struct.field(default=16, pytree_node=False)
+    """Rows of a rollout, N."""
     num_steps: int = struct.field(default=128, pytree_node=False)
+    """Steps of a rollout, T."""
     num_epochs: int = struct.field(default=4, pytree_node=False)
+    """Passes over a rollout."""
     num_minibatches: int = struct.field(default=4, pytree_node=False)
+    """Parts of a pass."""
     learning_rate: float = 2.5e-4
+    """Of the optimizer, at the start."""
     anneal_steps: float | None = None
+    """Rows collected (T * N an update) until the learning rate has fallen linearly to 0; None keeps it constant."""
     discount: float = 0.99
+    """Gamma: what a reward is worth one step earlier."""
     gae_lambda: float = 0.95
+    """Lambda: 0 trusts the critic, 1 the rewards that were seen."""
     clip_epsilon: float = 0.2
+    """How far the probability ratio may move before its gradient is cut."""
     value_clip_epsilon: float | None = None
+    """How far values may move from the old ones; None leaves them free."""
     entropy_coefficient: float = 0.01
+    """Weight of the entropy bonus."""
     value_coefficient: float = 0.5
+    """Weight of the value loss."""
     max_grad_norm: float = 0.5
-    advantage_normalization: str = struct.field(default="minibatch", pytree_node=False)
+    """The global norm to which gradients are clipped."""
+    advantage_normalization: Literal["minibatch", "batch", "none"] = struct.field(
+        default="minibatch", pytree_node=False
+    )
+    """Over what advantages are standardized."""
     normalize_observations: bool = struct.field(default=False, pytree_node=False)
+    """Whether running statistics scale the observations."""
     normalize_rewards: bool = struct.field(default=False, pytree_node=False)
+    """Whether the running spread of the discounted return scales the rewards."""
 
     def validate(self) -> None:
         """Raises ValueError, with one line that names the field, for a config that cannot be trained."""
-        check_config(self, unit_interval=("discount", "gae_lambda"))
+        check_config(self, unit_interval=("discount", "gae_lambda"), positive=("anneal_steps",))
         if self.advantage_normalization not in ("minibatch", "batch", "none"):
             raise ValueError(
                 f"advantage_normalization must be 'minibatch', 'batch' or 'none', got {self.advantage_normalization!r}"
@@ -161,14 +166,16 @@ def ppo(
         params = policy.init(params_key)
         carry = policy.initial_carry(config.num_envs)
         rows = init_rollout(rollout_key, training_environment, environment.params, carry, config.num_envs)
-        normalizes = ObservationNormalizer.create(environment.observation_space)
+        space = environment.observation_space
         return strong(
             PPOState(
                 params=params,
                 optimizer=transformation(config, config.learning_rate).init(params),
                 rollout=rows,
                 environment_params=environment.params,
-                observation_normalizer=normalizes if config.normalize_observations else Identity(),
+                observation_normalizer=ObservationNormalizer.create(space)
+                if config.normalize_observations
+                else Identity(),
                 reward_normalizer=RewardNormalizer.create(config.num_envs) if config.normalize_rewards else Identity(),
                 key=key,
                 updates=jnp.zeros((), jnp.int32),
@@ -183,16 +190,18 @@ def ppo(
         config = state.config
         key, rollout_key, shuffle_key = jax.random.split(state.key, 3)
 
+        policy_now = partial(act, state)
+
         rows, trajectory, episodes = rollout(
             rollout_key,
             training_environment,
             state.environment_params,
-            lambda *batch: act(state, *batch),
+            policy_now,
             state.rollout,
             config.num_steps,
         )
         reward_normalizer = state.reward_normalizer.update(trajectory, config.discount)
-        values, next_values = trajectory_values(lambda *batch: act(state, *batch), trajectory)
+        values, next_values = trajectory_values(policy_now, trajectory)
         advantages, value_targets = estimator(
             rewards=reward_normalizer(trajectory.rewards),
             values=values,
@@ -207,7 +216,7 @@ def ppo(
             advantages = standardize(advantages, trajectory.mask)
 
         batch = PPOBatch(
-            observations=state.observation_normalizer(trajectory.observations),
+            observations=finite_where_masked(state.observation_normalizer(trajectory.observations), trajectory.mask),
             resets=trajectory.resets,
             actions=trajectory.actions,
             log_probs=trajectory.log_probs,
@@ -258,10 +267,17 @@ def ppo(
     return Algorithm(init, step, act, policy.initial_carry, environment)
 
 
+def finite_where_masked(observations: Any, mask: jax.Array) -> Any:
+    """Observations `[T, N, ...]` whose masked rows are finite: a final observation may be NaN, and would make the
+    gradient NaN though its loss is masked. (What is finite stays: a policy with memory reads forced steps too.)"""
+    keep = jnp.expand_dims(mask, range(mask.ndim, observations.ndim)) | jnp.isfinite(observations)
+    return jnp.where(keep, observations, 0).astype(observations.dtype)
+
+
 def ppo_loss(params: Any, policy: Policy, config: PPOConfig, batch: PPOBatch, carry: Any) -> tuple[jax.Array, dict]:
     """The loss of a minibatch, a mean over its unmasked steps (equation 9), and its diagnostics."""
     mask = batch.mask
-    # Masked steps are set to 0 before anything is computed of them: behind a product, a NaN would reach the gradient.
+    # What was stored of masked steps is set to 0 before it is used: behind a product a NaN would reach the gradient.
     kept = {
         name: jnp.where(mask, getattr(batch, name), 0)
         for name in ("log_probs", "values", "advantages", "value_targets")
@@ -293,5 +309,5 @@ def annealed_learning_rate(config: PPOConfig, updates: jax.Array) -> jax.Array:
     """The learning rate behind `updates` training steps: falling linearly to 0 over `anneal_steps`, or constant."""
     if config.anneal_steps is None:
         return config.learning_rate
-    done = updates * (config.num_envs * config.num_steps) / config.anneal_steps
+    done = updates * (config.num_envs * config.num_steps / config.anneal_steps)  # no product that overflows an int32
     return config.learning_rate * jnp.clip(1 - done, 0, 1)

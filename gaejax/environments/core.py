@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -80,29 +81,32 @@ def auto_reset(environment: Environment) -> Environment:
     def step(key: jax.Array, state: AutoResetState, action: Any, params: Any) -> tuple:
         starts = state.final
         # One key serves both: only one of the two results is kept.
-        first_state, first_observation = environment.reset(key, params)
-        next_state, next_observation, reward, terminated, truncated, info = environment.step(
-            key, state.environment, action, params
-        )
-        terminated = terminated & ~starts
-        truncated = truncated & ~terminated & ~starts
+        first = environment.reset(key, params)
+        *following, reward, terminated, truncated, info = environment.step(key, state.environment, action, params)
+        terminated = jnp.asarray(terminated, bool) & ~starts
+        truncated = jnp.asarray(truncated, bool) & ~terminated & ~starts
         info = {**info, "trainable": ~starts & info.get("trainable", True), "reset": starts}
-        next_state, observation = jax.tree.map(
-            lambda first, following: jnp.where(starts, first, following).astype(jnp.result_type(first)),
-            (first_state, first_observation),
-            (next_state, next_observation),
-        )
-        reward = jnp.where(starts, 0, reward)
+        next_state, observation = jax.tree.map(partial(_select, environment.name, starts), first, tuple(following))
+        reward = jnp.where(starts, 0, jnp.asarray(reward, jnp.float32))
         return AutoResetState(next_state, terminated | truncated), observation, reward, terminated, truncated, info
 
     return environment.replace(reset=reset, step=step)
 
 
+def _select(name: str, starts: jax.Array, first: Any, following: Any) -> jax.Array:
+    """`first` where an episode starts, else `following`, in the dtype of a reset."""
+    first, following = jnp.asarray(first), jnp.asarray(following)
+    if first.dtype != following.dtype and not jnp.can_cast(following.dtype, first.dtype, "same_kind"):
+        message = f"{name}: its step returns {following.dtype} where its reset returns {first.dtype}"
+        raise TypeError(f"{message}: make them the same")
+    return jnp.where(starts, first, following.astype(first.dtype)).astype(first.dtype)
+
+
 def rescale_actions(environment: Environment) -> Environment:
     """Lets a policy act in units of its own: [-1, 1] covers a bounded action dimension, what lies outside is clipped.
 
-    Dimensions without two finite bounds pass unchanged, and so do discrete actions. The result's action space is
-    [-1, 1], so doing it twice is doing it once.
+    Dimensions without two finite bounds are only clipped to what they have, and discrete actions pass unchanged. The
+    result's action space is [-1, 1], so doing it twice is doing it once.
     """
     space = environment.action_space
     if not isinstance(space, Box):
@@ -113,7 +117,7 @@ def rescale_actions(environment: Environment) -> Environment:
     centre, half_width = (lower + upper) / 2, (upper - lower) / 2
 
     def step(key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple:
-        rescaled = jnp.where(bounded, centre + half_width * jnp.clip(action, -1, 1), action)
+        rescaled = jnp.clip(jnp.where(bounded, centre + half_width * action, action), low, high)
         return environment.step(key, state, jnp.asarray(rescaled, jnp.float32), params)
 
     unit = Box(np.where(bounded, -1, low), np.where(bounded, 1, high), space.shape)

@@ -1,12 +1,13 @@
 """The multi-layer perceptron actor-critic."""
 
+import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gaejax.distributions import Categorical, DiagonalGaussian, Distribution
 from gaejax.environments import Box, Discrete, Environment, Space
@@ -38,11 +39,15 @@ def mlp_policy(
         space = getattr(environment, role)
         if not isinstance(space, Discrete | Box):
             raise ValueError(f"{role} of {environment.name} must be Discrete or Box, got {type(space).__name__}")
-    if not all(isinstance(size, int) and size > 0 for size in hidden_sizes):
-        raise ValueError(f"hidden_sizes must be positive integers, got {tuple(hidden_sizes)}")
+    if isinstance(environment.action_space, Box) and len(environment.action_space.shape) != 1:
+        shape = environment.action_space.shape
+        raise ValueError(f"action_space of {environment.name} must be a Box of one axis, got shape {shape}")
+    hidden_sizes = (hidden_sizes,) if isinstance(hidden_sizes, int) else tuple(hidden_sizes)
+    if not all(isinstance(size, numbers.Integral) and size > 0 for size in hidden_sizes):
+        raise ValueError(f"hidden_sizes must be positive integers, got {hidden_sizes}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    module = ActorCritic(environment.action_space, tuple(hidden_sizes), ACTIVATIONS[activation], shared)
+    module = ActorCritic(environment.action_space, hidden_sizes, ACTIVATIONS[activation], shared)
     observation_space = environment.observation_space
 
     def init(key: jax.Array) -> Any:
@@ -67,7 +72,7 @@ def mlp_policy(
 def encode(observations: jax.Array, space: Space) -> jax.Array:
     """Observations `[B, ...]` as float features `[B, d]`: one-hot for a discrete space, flattened for a box."""
     if isinstance(space, Discrete):
-        return jax.nn.one_hot(observations, space.n)
+        return jax.nn.one_hot(observations, space.n, dtype=jnp.float32)
     return observations.reshape(observations.shape[0], -1).astype(jnp.float32)
 
 
@@ -83,8 +88,8 @@ class Readout(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", orthogonal(self.gain), (self.size, features.shape[-1]))
-        return features @ kernel.T + self.param("bias", nn.initializers.zeros, (self.size,))
+        kernel = self.param("kernel", orthogonal(self.gain), (self.size, features.shape[-1]), jnp.float32)
+        return features @ kernel.T + self.param("bias", nn.initializers.zeros, (self.size,), jnp.float32)
 
 
 class Body(nn.Module):
@@ -96,7 +101,7 @@ class Body(nn.Module):
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
         for size in self.hidden_sizes:
-            dense = nn.Dense(size, kernel_init=orthogonal(np.sqrt(2)))
+            dense = nn.Dense(size, kernel_init=orthogonal(math.sqrt(2)))
             features = self.activation(dense(features))
         return features
 
@@ -110,9 +115,8 @@ class Head(nn.Module):
     def __call__(self, features: jax.Array) -> Distribution:
         if isinstance(self.space, Discrete):
             return Categorical(Readout(self.space.n, gain=0.01)(features))
-        size = int(np.prod(self.space.shape))
-        mean = Readout(size, gain=0.01)(features).reshape(-1, *self.space.shape)
-        log_std = self.param("log_std", nn.initializers.zeros, self.space.shape)
+        mean = Readout(self.space.shape[0], gain=0.01)(features)
+        log_std = self.param("log_std", nn.initializers.zeros, self.space.shape, jnp.float32)
         return DiagonalGaussian(mean, jnp.broadcast_to(log_std, mean.shape))
 
 

@@ -9,7 +9,8 @@ def save_checkpoint(folder: Path | str, state: Any, step: int) -> None:
     import orbax.checkpoint as ocp  # slow to import, and needed only here
 
     with _manager(folder) as manager:
-        manager.save(step, args=ocp.args.StandardSave(state), force=True)
+        if manager.latest_step() != step:  # a step is a state: what is there already need not be written again
+            manager.save(step, args=ocp.args.StandardSave(state), force=True)
 
 
 def load_checkpoint(folder: Path | str, like: Any) -> Any:

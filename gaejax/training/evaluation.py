@@ -59,7 +59,9 @@ def evaluate(
     key, reset_key = jax.random.split(key)
     reset_keys = jax.random.split(reset_key, num_episodes)
     environment_state, observation = jax.vmap(environment.reset, in_axes=(0, None))(reset_keys, params)
-    nothing = Evaluation(jnp.zeros(num_episodes), jnp.zeros(num_episodes, jnp.int32), jnp.zeros(num_episodes, bool))
+    nothing = Evaluation(
+        jnp.zeros(num_episodes, jnp.float32), jnp.zeros(num_episodes, jnp.int32), jnp.zeros(num_episodes, bool)
+    )
     start = _Progress(
         key,
         environment_state,
@@ -84,8 +86,8 @@ def evaluate(
         returns, lengths, finished = progress.evaluation
         evaluation = Evaluation(
             returns=returns + jnp.where(finished, 0, reward),
-            lengths=lengths + ~finished,
-            finished=finished | terminated | truncated,
+            lengths=lengths + (~finished).astype(lengths.dtype),
+            finished=finished | jnp.asarray(terminated, bool) | jnp.asarray(truncated, bool),
         )
         return _Progress(key, environment_state, observation, jnp.zeros_like(finished), carry, evaluation)
 

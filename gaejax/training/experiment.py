@@ -67,7 +67,8 @@ class Experiment:
         self.config.validate()
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        text = json.dumps(dataclasses.asdict(self), indent=2, default=lambda number: number.item())
+        path.write_text(text + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Experiment":
@@ -112,17 +113,21 @@ def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool =
     started = time.perf_counter()
     output = Path(output)
     experiment.validate()
-    algorithm = experiment.build()
+    updates = num_updates(experiment.config, experiment.total_steps)
     if resume:
-        _, _, states = load_states(output)
+        earlier, algorithm, states = load_states(output)
+        if dataclasses.replace(earlier, total_steps=experiment.total_steps) != experiment:
+            raise ValueError(f"the run in {output} has another configuration: only its total_steps can be changed")
+        if int(states.updates[0]) > updates:
+            raise ValueError(f"total_steps must not be less than what the run in {output} has taken")
     else:
-        if output.exists() and any(output.iterdir()):
+        if output.is_file() or (output.exists() and any(output.iterdir())):
             raise ValueError(f"output folder {output} holds another run: choose another one, or --resume {output}")
+        algorithm = experiment.build()
         states = initial_states(experiment, algorithm)
         output.mkdir(parents=True, exist_ok=True)
     experiment.save(output / "config.json")
 
-    updates = num_updates(experiment.config, experiment.total_steps)
     updates_per_row = -(-updates // NUM_LOGS)
     log = _Log(output / "metrics.csv", experiment.num_seeds, done=int(states.updates[0]))
     train_seconds = 0.0
@@ -144,7 +149,7 @@ def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool =
                 if log.updates == row_end:
                     log.write_row()
                 show(log, train_seconds)
-                if time.perf_counter() - saved > SECONDS_PER_CHECKPOINT:
+                if log.updates == row_end and time.perf_counter() - saved > SECONDS_PER_CHECKPOINT:
                     save_checkpoint(output / "checkpoint", states, log.updates)
                     saved = time.perf_counter()
         log.write_row()
@@ -157,6 +162,7 @@ def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool =
         "env_steps_per_seed": log.env_steps.tolist(),
         "updates": log.updates,
         "finished": log.updates >= updates,
+        "finished_episodes": int(np.asarray(evaluation.finished).sum()),
         "steps_per_second": float(log.new_env_steps / train_seconds) if train_seconds else None,
         "train_seconds": train_seconds,
         "compile_seconds": compile_seconds + evaluation_compile_seconds,
@@ -321,7 +327,7 @@ def _progress(total: int, done: int) -> Iterator[Any]:
                 task,
                 completed=log.updates,
                 speed=f"{log.new_env_steps / seconds:,.0f} env steps/s",
-                episode_return=f"{log.episode_return:.4g}",
+                episode_return="-" if np.isnan(log.episode_return) else f"{log.episode_return:.4g}",
             )
 
         yield show

@@ -1,6 +1,5 @@
 """Configurations that are known to work, by environment: what the scripts use unless told otherwise."""
 
-import dataclasses
 from typing import Any
 
 from gaejax.algorithms import PPOConfig
@@ -36,8 +35,7 @@ PRESETS = {
             150_000,
             num_envs=16,
             num_steps=64,
-            num_epochs=8,
-            learning_rate=2e-3,
+            learning_rate=3e-3,
             entropy_coefficient=0.005,
         ),
         _preset(
@@ -110,13 +108,14 @@ def preset(environment: Environment) -> Experiment:
     """The experiment for an environment: its own if there is one, else a sensible one for its spaces."""
     if environment.name in PRESETS:
         return PRESETS[environment.name]
-    total_steps = 500_000
     real_actions = isinstance(environment.action_space, Box)
-    images = isinstance(environment.observation_space, Box) and len(environment.observation_space.shape) == 3
-    experiment = _preset(environment.name, total_steps, num_envs=32, num_steps=64, learning_rate=1e-3)
-    if real_actions:
-        config = experiment.config.replace(num_epochs=10, num_minibatches=16, **NORMALIZED)
-        return dataclasses.replace(experiment, config=config)
-    if images:
-        return dataclasses.replace(experiment, policy={"activation": "relu"}, total_steps=2 * total_steps)
-    return experiment
+    image = isinstance(environment.observation_space, Box) and len(environment.observation_space.shape) == 3
+    return _preset(
+        environment.name,
+        1_000_000 if image else 500_000,
+        policy={"activation": "relu"} if image else None,
+        num_envs=32,
+        num_steps=64,
+        learning_rate=1e-3,
+        **({"num_epochs": 10, "num_minibatches": 16, **NORMALIZED} if real_actions else {}),
+    )
