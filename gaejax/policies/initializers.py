@@ -21,8 +21,8 @@ def orthogonal(gain: float) -> Callable[..., jax.Array]:
         def orthogonalize(index: jax.Array, basis: jax.Array) -> jax.Array:
             column = columns[index]
             for _ in range(2):
-                projections = jnp.dot(basis, column, precision="highest")
-                column = column - jnp.dot(projections, basis, precision="highest")
+                projections = jnp.sum(basis * column, axis=1)  # sums, not products: exact on TPU, quick to compile
+                column = column - jnp.sum(projections[:, None] * basis, axis=0)
             return basis.at[index].set(column / jnp.linalg.norm(column))
 
         basis = jax.lax.fori_loop(0, count, orthogonalize, jnp.zeros_like(columns))

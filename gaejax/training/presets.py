@@ -50,11 +50,12 @@ PRESETS = {
         _preset(
             "Pendulum-v1",
             300_000,
-            num_envs=32,
-            num_steps=64,
+            num_envs=16,
+            num_steps=128,
             num_epochs=10,
             num_minibatches=16,
             learning_rate=1e-3,
+            max_grad_norm=1.0,
             **NORMALIZED,
         ),
         _preset(
