@@ -82,7 +82,8 @@ class Experiment:
 def initial_states(experiment: Experiment, algorithm: Algorithm) -> Any:
     """The training states of all seeds, stacked."""
     keys = jax.random.split(jax.random.key(experiment.seed), experiment.num_seeds)
-    return jax.jit(jax.vmap(lambda key: algorithm.init(key, experiment.config)))(keys)
+    # One after another: it takes milliseconds, and compiles in half the time of a vmapped `init`.
+    return jax.jit(lambda keys: jax.lax.map(lambda key: algorithm.init(key, experiment.config), keys))(keys)
 
 
 def load_states(run: Path | str) -> tuple[Experiment, Algorithm, Any]:
