@@ -8,7 +8,7 @@ from nbclient import NotebookClient
 
 REPOSITORY = Path(__file__).parent.parent
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
-MACHINE_PATHS = ("/work/", "/root/", "/home/")
+MACHINE_PATHS = (str(REPOSITORY), str(Path.home()))
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
