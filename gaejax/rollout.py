@@ -85,16 +85,15 @@ def rollout(
     num_rows = state.reset.shape[0]
     step_rows = jax.vmap(environment.step, in_axes=(0, 0, 0, None))
 
-    def step(state: RolloutState, key: jax.Array) -> tuple:
-        action_key, environment_key = jax.random.split(key)
+    def step(state: RolloutState, keys: jax.Array) -> tuple:
         batch = jax.tree.map(lambda x: x[None], (state.observation, state.reset))
         carry, distributions, _ = act(state.carry, *batch)
-        actions = distributions.sample(action_key)
+        actions = distributions.sample(keys[-1])
         log_probs = distributions.log_prob(actions)
         actions, log_probs = jax.tree.map(lambda x: x[0], (actions, log_probs))
 
         environment_state, observation, reward, terminated, truncated, info = step_rows(
-            jax.random.split(environment_key, num_rows), state.environment, actions, params
+            keys[:-1], state.environment, actions, params
         )
         ended = terminated | truncated
         episode_return = jnp.where(state.reset, 0, state.episode_return) + reward
@@ -117,7 +116,9 @@ def rollout(
         )
         return following, (row, episodes)
 
-    following, (rows, episodes) = jax.lax.scan(step, state, jax.random.split(key, num_steps))
+    # All keys at once, one for each row and one for the actions: splitting inside would cost time at every step.
+    keys = jax.random.split(key, (num_steps, num_rows + 1))
+    following, (rows, episodes) = jax.lax.scan(step, state, keys)
     trajectory = Trajectory(*rows, state.carry, following.observation, following.reset)
     return following, trajectory, jax.tree.map(jnp.sum, episodes)
 

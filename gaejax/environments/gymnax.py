@@ -46,7 +46,7 @@ def make(name: str, *, time_limit: Literal["truncate", "terminate"] = "truncate"
     if name in UNUSABLE:
         raise ValueError(f"environment {name!r} is not usable: {UNUSABLE[name]}")
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
         raise ValueError(f"unknown environment {name!r}: {hint}")
     if time_limit not in ("truncate", "terminate"):
@@ -62,6 +62,11 @@ def make(name: str, *, time_limit: Literal["truncate", "terminate"] = "truncate"
             f"{name} has no argument {', '.join(map(repr, sorted(unknown)))}: its constructor takes "
             f"{sorted(arguments) or 'none'}, its params are {sorted(params_fields)}"
         )
+    for field in params_fields & set(kwargs):
+        try:
+            jnp.asarray(kwargs[field])
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}: {field} must be a number, got {kwargs[field]!r}") from None
     source, params = gymnax.make(name, **{key: value for key, value in kwargs.items() if key in arguments})
     params = params.replace(**{key: value for key, value in kwargs.items() if key not in arguments})
     environment = from_gymnax(source, params, name)

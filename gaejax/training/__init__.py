@@ -2,7 +2,8 @@
 
 from gaejax.training.checkpoints import load_checkpoint, save_checkpoint
 from gaejax.training.evaluation import Evaluation, evaluate
-from gaejax.training.experiment import Experiment, evaluate_seeds, load_states, read_metrics, run_experiment
+from gaejax.training.experiment import Experiment, evaluate_seeds, load_states, run_experiment
+from gaejax.training.logs import read_metrics
 from gaejax.training.presets import PRESETS, preset
 from gaejax.training.train import num_updates, train
 

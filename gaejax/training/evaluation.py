@@ -76,20 +76,20 @@ def evaluate(
         return jnp.any(~finished) & (jnp.max(lengths) < max_steps)
 
     def step(progress: _Progress) -> _Progress:
-        key, action_key, step_key = jax.random.split(progress.key, 3)
+        keys = jax.random.split(progress.key, num_episodes + 2)
         batch = jax.tree.map(lambda x: x[None], (progress.observation, progress.reset))
         carry, distributions, _ = algorithm.act(state, progress.carry, *batch)
-        actions = jax.tree.map(lambda x: x[0], distributions.mode() if greedy else distributions.sample(action_key))
+        actions = jax.tree.map(lambda x: x[0], distributions.mode() if greedy else distributions.sample(keys[1]))
         environment_state, observation, reward, terminated, truncated, _ = jax.vmap(
             environment.step, in_axes=(0, 0, 0, None)
-        )(jax.random.split(step_key, num_episodes), progress.environment, actions, params)
+        )(keys[2:], progress.environment, actions, params)
         returns, lengths, finished = progress.evaluation
         evaluation = Evaluation(
             returns=returns + jnp.where(finished, 0, reward),
             lengths=lengths + (~finished).astype(lengths.dtype),
             finished=finished | jnp.asarray(terminated, bool) | jnp.asarray(truncated, bool),
         )
-        return _Progress(key, environment_state, observation, jnp.zeros_like(finished), carry, evaluation)
+        return _Progress(keys[0], environment_state, observation, jnp.zeros_like(finished), carry, evaluation)
 
     # The types of a step's results are those that the loop carries (a reset may give weakly typed numbers).
     start = jax.tree.map(lambda leaf, shape: jnp.asarray(leaf, shape.dtype), start, jax.eval_shape(step, start))

@@ -3,7 +3,6 @@
 Below this floor everything is pure; here are the clocks and the files.
 """
 
-import csv
 import dataclasses
 import json
 import platform
@@ -25,6 +24,7 @@ from gaejax.environments import make
 from gaejax.policies import mlp_policy
 from gaejax.training.checkpoints import load_checkpoint, save_checkpoint
 from gaejax.training.evaluation import Evaluation, evaluate
+from gaejax.training.logs import Log, plot_learning_curve
 from gaejax.training.train import num_updates
 
 NUM_LOGS = 100
@@ -130,7 +130,7 @@ def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool =
     experiment.save(output / "config.json")
 
     updates_per_row = -(-updates // NUM_LOGS)
-    log = _Log(output / "metrics.csv", experiment.num_seeds, done=int(states.updates[0]))
+    log = Log(output / "metrics.csv", experiment.num_seeds, done=int(states.updates[0]))
     train_seconds = 0.0
     with _interruptible() as interrupted:
         compiling = time.perf_counter()
@@ -231,62 +231,6 @@ def _compile_training(algorithm: Algorithm, states: Any, capacity: int) -> Any:
     return lambda states, size: compiled(states, jnp.int32(size))
 
 
-class _Log:
-    """`metrics.csv`: a row for each seed and each stretch of `updates_per_row` updates, in which counts are summed,
-    episode means weighted by episodes, and all else averaged."""
-
-    def __init__(self, path: Path, num_seeds: int, done: int):
-        self.path, self.updates, self.pending = path, done, []
-        self.env_steps, self.new_env_steps, self.episode_return = np.zeros(num_seeds, np.int64), 0, float("nan")
-        header, *rows = path.read_text().splitlines(keepends=True) if done else [""]
-        rows = [row for row in rows if int(row.split(",")[1]) <= done]  # what a crash wrote behind the checkpoint goes
-        if rows:
-            last_update = rows[-1].split(",")[1]
-            self.env_steps = np.array([int(row.split(",")[2]) for row in rows if row.split(",")[1] == last_update])
-        path.write_text("".join([header, *rows]))
-        self.has_header = bool(header)
-
-    def add(self, infos: dict[str, np.ndarray]) -> None:
-        """Takes in the infos `[updates, seeds]` of one call."""
-        self.pending.append(infos)
-        self.updates += len(infos["env_steps"])
-        self.env_steps = self.env_steps + infos["env_steps"].sum(axis=0)
-        self.new_env_steps += int(infos["env_steps"].sum())
-        episodes = infos["episodes"].sum()
-        if episodes:
-            self.episode_return = float(np.nansum(infos["episode_return"] * infos["episodes"]) / episodes)
-
-    def write_row(self) -> None:
-        """Writes what has been taken in since the last row, if anything."""
-        if not self.pending:
-            return
-        infos = {name: np.concatenate([part[name] for part in self.pending]) for name in self.pending[0]}
-        self.pending = []
-        episodes = infos["episodes"].sum(axis=0)
-        columns = {}
-        for name, values in infos.items():
-            if name == "episodes":
-                columns[name] = episodes
-            elif name.startswith("episode_"):
-                sums = np.nansum(values * infos["episodes"], axis=0)
-                columns[name] = np.divide(sums, episodes, where=episodes > 0, out=np.full(len(sums), np.nan))
-            elif name != "env_steps":
-                columns[name] = values.mean(axis=0)
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if not self.has_header:
-                writer.writerow(["seed", "update", "env_steps", *columns])
-                self.has_header = True
-            for seed, env_steps in enumerate(self.env_steps):
-                writer.writerow([seed, self.updates, env_steps, *(values[seed] for values in columns.values())])
-
-
-def read_metrics(path: Path | str) -> list[dict[str, float]]:
-    """The rows of a `metrics.csv`."""
-    with Path(path).open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
 @contextmanager
 def _interruptible() -> Iterator[Any]:
     """Turns the first Ctrl-C into a flag, so that it never hits between two halves of a state; a second one kills."""
@@ -323,7 +267,7 @@ def _progress(total: int, done: int) -> Iterator[Any]:
     with Progress(*columns) as progress:
         task = progress.add_task("", total=total, completed=done, speed="", episode_return="-")
 
-        def show(log: _Log, seconds: float) -> None:
+        def show(log: Log, seconds: float) -> None:
             progress.update(
                 task,
                 completed=log.updates,
@@ -332,29 +276,3 @@ def _progress(total: int, done: int) -> Iterator[Any]:
             )
 
         yield show
-
-
-def plot_learning_curve(metrics: Path, picture: Path, title: str) -> None:
-    """Draws the training return against environment steps: the mean over seeds, their spread, and each seed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = read_metrics(metrics)
-    seeds = sorted({row["seed"] for row in rows})
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    if rows:
-        steps, returns = (
-            np.array([[row[name] for row in rows if row["seed"] == seed] for seed in seeds])
-            for name in ("env_steps", "episode_return")
-        )
-        known = ~np.isnan(returns).all(axis=0)  # an interval in which no seed ended an episode has no return
-        steps, returns = steps[:, known].mean(axis=0), returns[:, known]
-        mean, spread = np.nanmean(returns, axis=0), np.nanstd(returns, axis=0)
-        axes.plot(steps, returns.T, color="tab:blue", alpha=0.25, linewidth=0.8)
-        axes.plot(steps, mean, color="tab:blue", linewidth=2, label=f"mean of {len(seeds)} seeds")
-        axes.fill_between(steps, mean - spread, mean + spread, color="tab:blue", alpha=0.2, label="± 1 std")
-        axes.legend()
-    axes.set(title=title, xlabel="environment steps per seed", ylabel="episode return (training)")
-    axes.grid(alpha=0.3)
-    FigureCanvasAgg(figure).print_png(picture)
