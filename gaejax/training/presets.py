@@ -75,11 +75,11 @@ PRESETS = {
             environment_arguments={"mapping_seed": 3, "time_limit": "terminate"},
             num_envs=16,
             num_steps=100,
-            num_epochs=8,
+            num_epochs=16,
             learning_rate=3e-3,
             discount=0.999,
             gae_lambda=1.0,
-            entropy_coefficient=0.0,
+            entropy_coefficient=0.01,
         ),
         _preset(
             "Breakout-MinAtar",
