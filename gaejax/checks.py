@@ -32,6 +32,20 @@ def as_bool(name: str, value: Any) -> jax.Array:
     return array
 
 
+def time_axis(name: str, array: jax.Array, axis: int) -> int:
+    """`axis` counted from the front.
+
+    Raises:
+      ValueError: if `array` has no such axis, or no step on it.
+    """
+    if not -array.ndim <= axis < array.ndim:
+        which = "a leading time axis" if axis == 0 else f"a time axis at time_axis={axis}"
+        raise ValueError(f"{name} must have {which} of at least one step, got shape {array.shape}")
+    if array.shape[axis] == 0:
+        raise ValueError(f"{name} must have a time axis of at least one step, got shape {array.shape}")
+    return axis % array.ndim
+
+
 def same_shape(name: str, array: jax.Array, shape: Sequence[int], reference: str) -> None:
     """Raises ValueError unless `array` has exactly the shape of the argument called `reference`."""
     if array.shape != tuple(shape):

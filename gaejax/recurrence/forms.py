@@ -1,0 +1,125 @@
+"""The ways to solve the recurrence in plain XLA. All have one signature and one meaning:
+
+    x[t] = drive[t] + decay[t] * where(reset[t], 0, x[t + 1])
+
+    (terms, results, inputs, initial, axis) -> results
+
+`inputs` are scalars or arrays of one shape; `terms(*inputs_t) -> (drive, decay, reset)` and `results(x_t, *inputs_t)`
+are elementwise, so what comes before the recurrence and behind it is fused into the same loop: bytes count.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+BLOCK_ROWS = 8  # so few that XLA:CPU compiles the loop over them into one native one
+
+
+def scan(
+    terms: Callable, results: Callable, inputs: tuple, initial: jax.Array, axis: int, *, unroll: int = 1
+) -> jax.Array:
+    """The plain serial scan: what the others must equal, and whose derivative is theirs too."""
+    arrays, _, join = split_scalars(inputs)
+
+    def step(successor: jax.Array, parts: tuple) -> tuple:
+        return advance(terms, results, join(parts), successor)
+
+    arrays = [jnp.moveaxis(array, axis, 0) for array in arrays]
+    outputs = lax.scan(step, initial, arrays, reverse=True, unroll=unroll)[1]
+    return jax.tree.map(lambda output: jnp.moveaxis(output, 0, axis), outputs)
+
+
+def slices(terms: Callable, results: Callable, inputs: tuple, initial: jax.Array, axis: int) -> jax.Array:
+    """Serial, one slice at a time read and written in place: no transposition, whatever the time axis, and under
+    `vmap` neither."""
+    arrays, _, join = split_scalars(inputs)
+    steps = arrays[0].shape[axis]
+
+    def read(t: jax.Array) -> tuple:
+        return join(lax.dynamic_index_in_dim(array, t, axis, keepdims=False) for array in arrays)
+
+    def step(index: jax.Array, loop: tuple) -> tuple:
+        successor, outputs = loop
+        t = steps - 1 - index
+        state, output = advance(terms, results, read(t), successor)
+        write = lambda all_, one: lax.dynamic_update_index_in_dim(all_, one, t, axis)  # noqa: E731
+        return state, jax.tree.map(write, outputs, output)
+
+    one = jax.eval_shape(lambda: advance(terms, results, read(0), initial)[1])
+    empty = jax.tree.map(lambda leaf: jnp.zeros(arrays[0].shape, leaf.dtype), one)
+    return lax.fori_loop(0, steps, step, (initial, empty))[1]
+
+
+def blocks(terms: Callable, results: Callable, inputs: tuple, initial: jax.Array, axis: int) -> jax.Array:
+    """Serial, a few rows at a time: for arrays whose time axis is the last and which have many rows."""
+    arrays, _, join = split_scalars(inputs)
+    steps, rows = arrays[0].shape[axis], initial.size
+    size = next(size for size in range(BLOCK_ROWS, 0, -1) if rows % size == 0)
+    shape = jnp.moveaxis(arrays[0], axis, -1).shape
+
+    def block(parts: tuple) -> Any:
+        initial, *arrays = parts
+        return scan(terms, results, join(arrays), initial, 1, unroll=4 if size == 1 else 1)
+
+    parts = [initial.reshape(-1, size)]
+    parts += [jnp.moveaxis(array, axis, -1).reshape(-1, size, steps) for array in arrays]
+    outputs = lax.map(block, tuple(parts))
+    return jax.tree.map(lambda output: jnp.moveaxis(output.reshape(shape), -1, axis), outputs)
+
+
+def associative(terms: Callable, results: Callable, inputs: tuple, initial: jax.Array, axis: int) -> jax.Array:
+    """Parallel in time, in about `2 log T` passes: for machines on which a step costs more than its bytes."""
+    shape = next(x.shape for x in inputs if x.ndim)
+    drive, decay, reset = terms(*inputs)
+    drive, decay = jnp.broadcast_to(drive, shape), jnp.broadcast_to(decay, shape).astype(initial.dtype)
+    reset = jnp.zeros(shape, bool) if reset is None else jnp.broadcast_to(reset, shape)
+
+    def combine(later: tuple, earlier: tuple) -> tuple:
+        """Two neighbouring spans as one: x = drive + decay * (what lies behind), which a reset inside hides."""
+        drive, decay, reset = earlier
+        later_drive, later_decay, later_reset = later
+        drive = drive + isolated_product(decay, jnp.where(reset, 0, later_drive))
+        return drive, decay * jnp.where(reset, 0, later_decay), reset | later_reset
+
+    drive, decay, reset = lax.associative_scan(combine, (drive, decay, reset), reverse=True, axis=axis)
+    behind = jnp.where(reset, 0, jnp.expand_dims(initial, axis))
+    return results(drive + isolated_product(decay, behind), *inputs)
+
+
+def advance(terms: Callable, results: Callable, inputs: tuple, successor: jax.Array) -> tuple:
+    """One step: the state, and what is returned of it."""
+    drive, decay, reset = terms(*inputs)
+    operand = successor if reset is None else jnp.where(reset, 0, successor)
+    state = (drive + isolated_product(decay, operand)).astype(successor.dtype)
+    return state, results(state, *inputs)
+
+
+def split_scalars(inputs: tuple) -> tuple[list[jax.Array], list[jax.Array], Callable]:
+    """The arrays, the scalars, and `join(arrays, scalars)`, which puts what became of them in order."""
+    scalars = [x for x in inputs if not x.ndim]
+
+    def join(arrays: Any, scalars: Any = scalars) -> tuple:
+        arrays, scalars = iter(arrays), iter(scalars)
+        return tuple(next(arrays) if x.ndim else next(scalars) for x in inputs)
+
+    return [x for x in inputs if x.ndim], scalars, join
+
+
+@jax.custom_jvp
+def isolated_product(factor: jax.Array, operand: jax.Array) -> jax.Array:
+    """`factor * operand`, where a non-finite operand adds nothing to the derivative with respect to `factor`.
+
+    A factor shared by all steps (the discount) would otherwise collect `0 * NaN` from steps that no result depends on.
+    """
+    return factor * operand
+
+
+@isolated_product.defjvp
+def _isolated_product_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    factor, operand = primals
+    factor_dot, operand_dot = tangents
+    finite_operand = jnp.where(jnp.isfinite(operand), operand, 0)
+    return isolated_product(factor, operand), factor_dot * finite_operand + factor * operand_dot
