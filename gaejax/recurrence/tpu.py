@@ -32,10 +32,9 @@ def _rows_kernel(terms: Callable, results: Callable, read: Callable, write: Call
     """A block `[steps, rows]`: coefficients at once, then row after row."""
     inputs, inside = read()
     drive_ref, decay_ref, reset_ref = scratch
-    drive, decay, reset = terms(*inputs)
-    drive_ref[...] = jnp.broadcast_to(jnp.where(inside, drive, 0), drive_ref.shape)
-    decay_ref[...] = jnp.broadcast_to(jnp.where(inside, decay, 1), decay_ref.shape)
-    reset_ref[...] = jnp.broadcast_to(_as_number(reset, inside), reset_ref.shape)
+    drive_ref[...], decay_ref[...], reset_ref[...] = _coefficients(
+        terms, inputs, inside, drive_ref.shape, drive_ref.dtype
+    )
     steps = drive_ref.shape[0]
 
     def step(index: jax.Array, successor: jax.Array) -> jax.Array:
@@ -53,11 +52,8 @@ def _lanes_kernel(
 ) -> None:
     """A block `[rows, steps]`: spans of 1, 2, 4, ... steps are joined until they reach the block's end."""
     inputs, inside = read()
-    drive, decay, reset = terms(*inputs)
     shape = scratch[0].shape
-    drive = jnp.broadcast_to(jnp.where(inside, drive, 0), shape)
-    decay = jnp.broadcast_to(jnp.where(inside, decay, 1), shape)
-    hidden = jnp.broadcast_to(_as_number(reset, inside), shape)  # 1: a reset lies within the span
+    drive, decay, hidden = _coefficients(terms, inputs, inside, shape, state.dtype)  # hidden: the span holds a reset
     lane = lax.broadcasted_iota(jnp.int32, shape, 1)
     span = 1
     while span < shape[1]:
@@ -72,8 +68,14 @@ def _lanes_kernel(
     write(results(drive, *inputs))
 
 
-def _as_number(reset: Any, inside: jax.Array) -> jax.Array:
-    return jnp.where(inside & (False if reset is None else reset), 1.0, 0.0)
+def _coefficients(terms: Callable, inputs: tuple, inside: jax.Array | None, shape: tuple, dtype: Any) -> tuple:
+    """What `terms` says, as numbers of a block's shape; the state passes over what lies outside the array."""
+    drive, decay, reset = terms(*inputs)
+    reset = jnp.zeros(shape, dtype) if reset is None else jnp.where(reset, 1, 0).astype(dtype)
+    drive, decay = (jnp.broadcast_to(x, shape).astype(dtype) for x in (drive, decay))
+    if inside is None:
+        return drive, decay, reset
+    return jnp.where(inside, drive, 0), jnp.where(inside, decay, 1), jnp.where(inside, reset, 0)
 
 
 def _call(
@@ -120,9 +122,12 @@ def _call(
             state[...] = first_ref[...]
 
         def read() -> tuple:
-            values = [ref[...] != 0 if flag else ref[...] for ref, flag in zip(array_refs, flags, strict=True)]
+            values = [
+                ref[...].astype(jnp.int32) != 0 if flag else ref[...]
+                for ref, flag in zip(array_refs, flags, strict=True)
+            ]
             joined = join(values, [ref[0, 0] for ref in scalar_refs])
-            inside = jnp.ones((1, 1), bool)
+            inside = None
             if ragged:  # behind the end lies whatever memory held: the state passes over it
                 start = (num_blocks - 1 - pl.program_id(1)) * block_steps
                 inside = start + lax.broadcasted_iota(jnp.int32, block, time) < steps
@@ -151,7 +156,7 @@ def _call(
             scratch_shapes=[pltpu.VMEM(edge, dtype)] + [pltpu.VMEM(block, dtype)] * 3,
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "arbitrary"),
-                allow_input_fusion=[False] * len(scalars) + flags + [False],
+                allow_input_fusion=[False] * len(scalars) + [True] * len(flat) + [False],
             ),
             cost_estimate=pl.CostEstimate(flops=8 * steps * rows, transcendentals=0, bytes_accessed=size),
             interpret=interpret,

@@ -1,0 +1,119 @@
+"""Compiles the kernels and the whole PPO step for TPUs that are not there, and reads what came out.
+
+    python tests/compiled/tpu.py         # in an environment with jax[tpu]; .ci/run makes one
+
+Nothing runs: libtpu compiles for a topology that it is told of.
+"""
+
+import os
+import re
+
+os.environ.update(TPU_SKIP_MDS_QUERY="1", JAX_PLATFORMS="cpu", TF_CPP_MIN_LOG_LEVEL="3")
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+import gaejax
+from gaejax.recurrence import METHODS
+
+TOPOLOGIES = {"v5e": "v5e:2x2", "v6e": "v6e:2x2", "v5e, 256 devices": "v5e:16x16"}
+# Bytes an element that must not be exceeded. For `gae` 22 is the least with next values and two flags; the others are
+# what was reached when they were written, with a tenth to spare: to be lowered, not raised.
+MOST_BYTES = {"gae": 24, "rows first": 25, "masked": 145, "step": 10_000, "step, temporary": 360}
+
+
+def shapes(sharding, steps_rows, time_axis=0, masked=False):
+    """The arguments of `gae`, as shapes on a device."""
+    shape = steps_rows if time_axis == 0 else steps_rows[::-1]
+    array = lambda dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)  # noqa: E731
+    arrays = {name: array(jnp.float32) for name in ("rewards", "values", "next_values")}
+    flags = ("terminated", "truncated", "mask") if masked else ("terminated", "truncated")
+    return arrays | {name: array(jnp.bool_) for name in flags}
+
+
+def compiled(sharding, steps_rows, time_axis=0, masked=False, method="auto", lambdas=None):
+    def function(arrays, gae_lambda):
+        return gaejax.gae(**arrays, discount=0.99, gae_lambda=gae_lambda, time_axis=time_axis, method=method)
+
+    gae_lambda = jax.ShapeDtypeStruct(() if lambdas is None else (lambdas,), jnp.float32, sharding=sharding)
+    function = function if lambdas is None else jax.vmap(function, (None, 0))
+    return jax.jit(function).lower(shapes(sharding, steps_rows, time_axis, masked), gae_lambda).compile()
+
+
+def report(name, program, elements, *, kernel=True):
+    text, memory = program.as_text(), program.memory_analysis()
+    bytes_ = program.cost_analysis().get("bytes accessed", float("nan")) / elements
+    kernels = text.count("tpu_custom_call")
+    print(f"{name:46s} {bytes_:8.1f} bytes an element, {memory.temp_size_in_bytes / elements:6.1f} of them temporary")
+    assert (kernels > 0) == kernel, f"{name}: {kernels} Pallas kernels in the program"
+    return bytes_, memory.temp_size_in_bytes / elements
+
+
+def at_most(limit, bytes_):
+    assert bytes_ <= MOST_BYTES[limit], f"{bytes_:.1f} bytes an element, more than {MOST_BYTES[limit]} ({limit})"
+
+
+def step_program(sharding, num_seeds, num_envs=2048, num_steps=16):
+    """The PPO training step on CartPole, vmapped over seeds."""
+    environment = gaejax.make("CartPole-v1")
+    algorithm = gaejax.ppo(environment, gaejax.mlp_policy(environment))
+    config = gaejax.PPOConfig(num_envs=num_envs, num_steps=num_steps)
+    init = jax.vmap(algorithm.init, in_axes=(0, None))
+    states = jax.eval_shape(lambda keys: init(keys, config), jax.random.split(jax.random.key(0), num_seeds))
+    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
+    return jax.jit(jax.vmap(algorithm.step), donate_argnums=0).lower(jax.tree.map(place, states)).compile()
+
+
+def main():
+    for name, topology in TOPOLOGIES.items():
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        one = jax.sharding.SingleDeviceSharding(devices[0])
+        for shape in ((128, 2048), (10, 8192), (128, 4), (2048, 16), (1000, 1024), (1_000_000, 1)):
+            bytes_, _ = report(f"{name} gae {shape}", compiled(one, shape), shape[0] * shape[1])
+            if min(shape) >= 128:
+                at_most("gae", bytes_)
+        for shape in ((4096, 8), (1024, 64), (32768, 4)):
+            program = compiled(one, shape, time_axis=1)
+            at_most("rows first", report(f"{name} gae {shape}, rows first", program, shape[0] * shape[1])[0])
+        program = compiled(one, (128, 2048), masked=True)
+        at_most("masked", report(f"{name} gae (128, 2048), masked", program, 128 * 2048)[0])
+        report(f"{name} gae (128, 2048), 8 lambdas", compiled(one, (128, 2048), lambdas=8), 8 * 128 * 2048)
+        for method in METHODS[1:]:
+            program = compiled(one, (1024, 256), method=method)
+            report(f"{name} gae (1024, 256), {method}", program, 1024 * 256, kernel="pallas" in method)
+
+        mesh = jax.make_mesh((len(devices),), ("time",), devices=devices)
+        split = jax.sharding.NamedSharding(mesh, jax.P("time"))
+        sharded = jax.shard_map(
+            lambda arrays: gaejax.gae(**arrays, discount=0.99, gae_lambda=0.95, axis_name="time"),
+            mesh=mesh,
+            in_specs=jax.P("time"),
+            out_specs=jax.P("time"),
+            check_vma=False,
+        )
+        shape = (512 * len(devices), 128)
+        program = jax.jit(sharded).lower(shapes(split, shape)).compile()
+        report(f"{name} gae {shape}, time over {len(devices)} devices", program, shape[0] * shape[1] // len(devices))
+        exchanges = re.findall(r" = \S+ (all-gather|all-gather-start|all-reduce|all-reduce-start)\(", program.as_text())
+        assert len(exchanges) == 1, exchanges  # one all-gather, which XLA may write as a sum
+        bytes_, temporary = report(f"{name} PPO step, 4 seeds", step_program(one, 4), 4 * 2048 * 16)
+        at_most("step", bytes_)
+        at_most("step, temporary", temporary)
+
+    # A green run means something only if what cannot work is refused.
+    from gaejax.recurrence import tpu
+
+    tpu.BLOCK_STEPS, tpu.BLOCK_ROWS = 8192, 8192
+    jax.clear_caches()
+    try:
+        compiled(one, (8192, 8192), method="pallas")
+    except jax.errors.JaxRuntimeError as error:
+        assert "vmem" in str(error).lower(), error
+        print("a kernel that overflows VMEM is refused")
+    else:
+        raise AssertionError("a kernel that overflows VMEM was accepted")
+
+
+if __name__ == "__main__":
+    main()
