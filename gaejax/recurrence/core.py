@@ -16,7 +16,13 @@ from gaejax.recurrence import forms, tpu
 
 # Those that are differentiated as they are, and those whose derivative is the plain scan's.
 PLAIN = {"scan": forms.scan, "associative": forms.associative}
-FAST = {"slices": forms.slices, "blocks": forms.blocks, "pallas": tpu.pallas, "pallas_lanes": tpu.pallas_lanes}
+FAST = {
+    "slices": forms.slices,
+    "staged": forms.staged,
+    "blocks": forms.blocks,
+    "pallas": tpu.pallas,
+    "pallas_lanes": tpu.pallas_lanes,
+}
 METHODS = ("auto", *PLAIN, *FAST)
 
 
@@ -42,9 +48,10 @@ def reverse_linear_recurrence(
       reset: optional booleans of the shape of `drive`; true where the recurrence does not look at its successor.
       time_axis: the axis of `drive` that is time.
       method: `"auto"` chooses by shape for the platform that the program is lowered for. To fix it: `"scan"` (serial),
-        `"slices"` (serial, in place), `"blocks"` (serial, a few rows at a time), `"associative"` (parallel in time),
-        `"pallas"` (TPU), `"pallas_lanes"` (TPU, for few rows). All agree to rounding. The Pallas kernels lower for one
-        platform at a time; elsewhere than on a TPU they are interpreted, which is slow.
+        `"slices"` (serial, in place), `"staged"` (the same for large arrays), `"blocks"` (serial, a few rows at a
+        time), `"associative"` (parallel in time), `"pallas"` (TPU), `"pallas_lanes"` (TPU, for few rows). All agree to
+        rounding. The Pallas kernels lower for one platform at a time; elsewhere than on a TPU they are interpreted,
+        which is slow.
       axis_name: inside `jax.shard_map`, the mesh axis over which time is split: each device solves its part, and one
         all-gather of three numbers a row joins them. `initial` is then read on the last device.
 
@@ -104,10 +111,10 @@ def solve(
     return _solve(terms, results, inputs, initial, axis, method)
 
 
-def choose(platform: str, shape: tuple[int, ...], axis: int) -> str:
+def choose(platform: str, shape: tuple[int, ...], axis: int, table: dict | None = None) -> str:
     """The method of the table `choices.json` for a platform (`"cpu"`, `"tpu"`, `"cuda"`): the last rule that fits."""
     steps, rows = shape[axis], math.prod(_without(shape, axis))
-    rules = _choices()[platform]["last" if axis == len(shape) - 1 else "first"]
+    rules = (table or _choices())[platform]["last" if axis == len(shape) - 1 else "first"]
     return [
         rule["method"]
         for rule in rules

@@ -53,6 +53,27 @@ def slices(terms: Callable, results: Callable, inputs: tuple, initial: jax.Array
     return lax.fori_loop(0, steps, step, (initial, empty))[1]
 
 
+def staged(terms: Callable, results: Callable, inputs: tuple, initial: jax.Array, axis: int) -> jax.Array:
+    """Serial and in place over `drive`, with what comes before and behind in passes of their own, which take all cores:
+    for large arrays."""
+    shape = next(x.shape for x in inputs if x.ndim)
+    drive, *rest = (None if x is None else jnp.asarray(x) for x in terms(*inputs))
+    coefficients = [x if x is None or not x.ndim else jnp.broadcast_to(x, shape) for x in rest]
+
+    def step(index: jax.Array, loop: tuple) -> tuple:
+        successor, states = loop
+        t = shape[axis] - 1 - index
+        at_t = [
+            x if x is None or not x.ndim else lax.dynamic_index_in_dim(x, t, axis, keepdims=False)
+            for x in (states, *coefficients)
+        ]
+        state = advance(lambda: tuple(at_t), lambda x: x, (), successor)[0]
+        return state, lax.dynamic_update_index_in_dim(states, state, t, axis)
+
+    drive = jnp.broadcast_to(drive, shape).astype(initial.dtype)
+    return results(lax.fori_loop(0, shape[axis], step, (initial, drive))[1], *inputs)
+
+
 def blocks(terms: Callable, results: Callable, inputs: tuple, initial: jax.Array, axis: int) -> jax.Array:
     """Serial, a few rows at a time: for arrays whose time axis is the last and which have many rows."""
     arrays, _, join = split_scalars(inputs)
@@ -62,10 +83,11 @@ def blocks(terms: Callable, results: Callable, inputs: tuple, initial: jax.Array
 
     def block(parts: tuple) -> Any:
         initial, *arrays = parts
-        return scan(terms, results, join(arrays), initial, 1, unroll=4 if size == 1 else 1)
+        return scan(terms, results, join(arrays), initial, initial.ndim, unroll=1 if initial.ndim else 4)
 
-    parts = [initial.reshape(-1, size)]
-    parts += [jnp.moveaxis(array, axis, -1).reshape(-1, size, steps) for array in arrays]
+    together = (size,) if size > 1 else ()  # a single row is a loop over scalars
+    parts = [initial.reshape(-1, *together)]
+    parts += [jnp.moveaxis(array, axis, -1).reshape(-1, *together, steps) for array in arrays]
     outputs = lax.map(block, tuple(parts))
     return jax.tree.map(lambda output: jnp.moveaxis(output.reshape(shape), -1, axis), outputs)
 
