@@ -1,6 +1,22 @@
 """gaejax: functional reinforcement learning in JAX, centred on Generalized Advantage Estimation."""
 
-from gaejax.advantages import gae
+from gaejax import testing
+from gaejax.advantages import (
+    decoupled_gae,
+    gae,
+    length_adaptive_lambda,
+    monte_carlo,
+    n_step,
+    partial_gae,
+    q_lambda,
+    relative_position_lambda,
+    retrace,
+    segment_lengths,
+    td_lambda,
+    upgo,
+    vtrace,
+    weight_corrected_gae,
+)
 from gaejax.algorithms import PPOConfig, ppo
 from gaejax.environments import Box, Discrete, Environment, auto_reset, environment_names, make
 from gaejax.policies import Policy, mlp_policy
@@ -20,16 +36,30 @@ __all__ = [
     "Policy",
     "Trajectory",
     "auto_reset",
+    "decoupled_gae",
     "environment_names",
     "evaluate",
     "gae",
+    "length_adaptive_lambda",
     "load_checkpoint",
     "make",
     "mlp_policy",
+    "monte_carlo",
+    "n_step",
+    "partial_gae",
     "ppo",
+    "q_lambda",
+    "relative_position_lambda",
+    "retrace",
     "reverse_linear_recurrence",
     "rollout",
     "run_experiment",
     "save_checkpoint",
+    "segment_lengths",
+    "td_lambda",
+    "testing",
     "train",
+    "upgo",
+    "vtrace",
+    "weight_corrected_gae",
 ]

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gaejax.testing import successor_value
+
 
 def forward_view_gae(rewards, values, next_values, terminated, truncated, discount, gae_lambda, mask=None, final=None):
     """GAE as a sum over the future, `sum_k (prod of discount * lambda) * delta`, one step and one row at a time.
@@ -25,7 +27,7 @@ def forward_view_gae(rewards, values, next_values, terminated, truncated, discou
             weight, total, t = 1.0, 0.0, start
             while True:
                 if mask[t, row]:
-                    successor = _successor_value(t, row, values, next_values, terminated, truncated, mask, explicit)
+                    successor = successor_value(t, row, values, next_values, terminated, truncated, mask, explicit)
                     total += weight * (rewards[t, row] + discount[t, row] * successor - values[t, row])
                     weight *= discount[t, row] * gae_lambda[t, row]
                 if terminated[t, row] or truncated[t, row]:
@@ -36,15 +38,3 @@ def forward_view_gae(rewards, values, next_values, terminated, truncated, discou
                     break
             advantages[start][row] = total
     return jnp.asarray(advantages) if differentiable else np.array(advantages)
-
-
-def _successor_value(t, row, values, next_values, terminated, truncated, mask, explicit):
-    """The value behind kept step t: of the next kept step of its segment, or what stands at the segment's end."""
-    while True:
-        if terminated[t, row]:
-            return 0.0
-        if truncated[t, row] or explicit or t == len(values) - 1:
-            return next_values[t, row]
-        t += 1
-        if mask[t, row]:
-            return values[t, row]

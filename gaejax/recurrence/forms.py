@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+LONG = 2**16  # steps from which a float32 sum would lose more than its last digits
 BLOCK_ROWS = 8  # so few that XLA:CPU compiles the loop over them into one native one
 
 
@@ -24,11 +25,11 @@ def scan(
     """The plain serial scan: what the others must equal, and whose derivative is theirs too."""
     arrays, _, join = split_scalars(inputs)
 
-    def step(successor: jax.Array, parts: tuple) -> tuple:
-        return advance(terms, results, join(parts), successor)
+    def step(carry: tuple, parts: tuple) -> tuple:
+        return advance(terms, results, join(parts), carry)
 
     arrays = [jnp.moveaxis(array, axis, 0) for array in arrays]
-    outputs = lax.scan(step, initial, arrays, reverse=True, unroll=unroll)[1]
+    outputs = lax.scan(step, start(initial, len(arrays[0])), arrays, reverse=True, unroll=unroll)[1]
     return jax.tree.map(lambda output: jnp.moveaxis(output, 0, axis), outputs)
 
 
@@ -42,15 +43,15 @@ def slices(terms: Callable, results: Callable, inputs: tuple, initial: jax.Array
         return join(lax.dynamic_index_in_dim(array, t, axis, keepdims=False) for array in arrays)
 
     def step(index: jax.Array, loop: tuple) -> tuple:
-        successor, outputs = loop
+        carry, outputs = loop
         t = steps - 1 - index
-        state, output = advance(terms, results, read(t), successor)
+        carry, output = advance(terms, results, read(t), carry)
         write = lambda all_, one: lax.dynamic_update_index_in_dim(all_, one, t, axis)  # noqa: E731
-        return state, jax.tree.map(write, outputs, output)
+        return carry, jax.tree.map(write, outputs, output)
 
-    one = jax.eval_shape(lambda: advance(terms, results, read(0), initial)[1])
+    one = jax.eval_shape(lambda: advance(terms, results, read(0), start(initial, steps))[1])
     empty = jax.tree.map(lambda leaf: jnp.zeros(arrays[0].shape, leaf.dtype), one)
-    return lax.fori_loop(0, steps, step, (initial, empty))[1]
+    return lax.fori_loop(0, steps, step, (start(initial, steps), empty))[1]
 
 
 def staged(terms: Callable, results: Callable, inputs: tuple, initial: jax.Array, axis: int) -> jax.Array:
@@ -61,17 +62,17 @@ def staged(terms: Callable, results: Callable, inputs: tuple, initial: jax.Array
     coefficients = [x if x is None or not x.ndim else jnp.broadcast_to(x, shape) for x in rest]
 
     def step(index: jax.Array, loop: tuple) -> tuple:
-        successor, states = loop
+        carry, states = loop
         t = shape[axis] - 1 - index
         at_t = [
             x if x is None or not x.ndim else lax.dynamic_index_in_dim(x, t, axis, keepdims=False)
             for x in (states, *coefficients)
         ]
-        state = advance(lambda: tuple(at_t), lambda x: x, (), successor)[0]
-        return state, lax.dynamic_update_index_in_dim(states, state, t, axis)
+        carry, state = advance(lambda: tuple(at_t), lambda x: x, (), carry)
+        return carry, lax.dynamic_update_index_in_dim(states, state, t, axis)
 
     drive = jnp.broadcast_to(drive, shape).astype(initial.dtype)
-    return results(lax.fori_loop(0, shape[axis], step, (initial, drive))[1], *inputs)
+    return results(lax.fori_loop(0, shape[axis], step, (start(initial, shape[axis]), drive))[1], *inputs)
 
 
 def blocks(terms: Callable, results: Callable, inputs: tuple, initial: jax.Array, axis: int) -> jax.Array:
@@ -111,12 +112,28 @@ def associative(terms: Callable, results: Callable, inputs: tuple, initial: jax.
     return results(drive + isolated_product(decay, behind), *inputs)
 
 
-def advance(terms: Callable, results: Callable, inputs: tuple, successor: jax.Array) -> tuple:
-    """One step: the state, and what is returned of it."""
+def start(initial: jax.Array, steps: int) -> tuple:
+    """What a serial loop carries: the state, and in long loops what rounding has taken from it."""
+    return initial, jnp.zeros_like(initial) if steps >= LONG else None
+
+
+def advance(terms: Callable, results: Callable, inputs: tuple, carry: tuple) -> tuple:
+    """One step: what is carried on, and what is returned of the state."""
+    successor, lost = carry
     drive, decay, reset = terms(*inputs)
-    operand = successor if reset is None else jnp.where(reset, 0, successor)
-    state = (drive + isolated_product(decay, operand)).astype(successor.dtype)
-    return state, results(state, *inputs)
+    product = isolated_product(decay, successor if reset is None else jnp.where(reset, 0, successor))
+    state = (drive + product).astype(successor.dtype)
+    if lost is None:
+        return (state, None), results(state, *inputs)
+    lost = lost_to_rounding(state, drive, product) + decay * (lost if reset is None else jnp.where(reset, 0, lost))
+    return (state, lost.astype(state.dtype)), results(state + lost, *inputs)
+
+
+def lost_to_rounding(total: jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:
+    """`one + other - total` exactly, where `total` is their rounded sum (Knuth's two-sum); 0 where that is infinite."""
+    part = total - other
+    lost = (other - (total - part)) + (one - part)
+    return lax.stop_gradient(jnp.where(jnp.isfinite(lost), lost, 0))
 
 
 def split_scalars(inputs: tuple) -> tuple[list[jax.Array], list[jax.Array], Callable]:

@@ -11,7 +11,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from gaejax.recurrence.forms import split_scalars
+from gaejax.recurrence.forms import lost_to_rounding, split_scalars
 
 BLOCK_STEPS, BLOCK_ROWS = 128, 512  # time-major: steps on sublanes, rows on lanes
 LANE_STEPS, LANE_ROWS = 512, 128  # time on lanes
@@ -31,19 +31,24 @@ def pallas_lanes(terms: Callable, results: Callable, inputs: tuple, initial: jax
 def _rows_kernel(terms: Callable, results: Callable, read: Callable, write: Callable, state: Any, scratch: Any) -> None:
     """A block `[steps, rows]`: coefficients at once, then row after row."""
     inputs, inside = read()
-    drive_ref, decay_ref, reset_ref = scratch
+    lost, drive_ref, decay_ref, reset_ref = scratch
     drive_ref[...], decay_ref[...], reset_ref[...] = _coefficients(
         terms, inputs, inside, drive_ref.shape, drive_ref.dtype
     )
     steps = drive_ref.shape[0]
 
-    def step(index: jax.Array, successor: jax.Array) -> jax.Array:
+    def step(index: jax.Array, carry: tuple) -> tuple:
         row = pl.ds(steps - 1 - index, 1)
-        operand = jnp.where(reset_ref[row, :] > 0, 0, successor)
-        drive_ref[row, :] = x = drive_ref[row, :] + decay_ref[row, :] * operand
-        return x
+        drive, decay = drive_ref[row, :], decay_ref[row, :]
+        successor, lost = (jnp.where(reset_ref[row, :] > 0, 0, x) for x in carry)
+        product = decay * successor
+        x = drive + product
+        lost = lost_to_rounding(x, drive, product) + decay * lost
+        drive_ref[row, :] = x + lost
+        return x, lost
 
-    state[...] = lax.fori_loop(0, steps, step, state[...], unroll=UNROLL if steps % UNROLL == 0 else 1)
+    unroll = UNROLL if steps % UNROLL == 0 else 1
+    state[...], lost[...] = lax.fori_loop(0, steps, step, (state[...], lost[...]), unroll=unroll)
     write(results(drive_ref[...], *inputs))
 
 
@@ -52,7 +57,7 @@ def _lanes_kernel(
 ) -> None:
     """A block `[rows, steps]`: spans of 1, 2, 4, ... steps are joined until they reach the block's end."""
     inputs, inside = read()
-    shape = scratch[0].shape
+    shape = scratch[-1].shape
     drive, decay, hidden = _coefficients(terms, inputs, inside, shape, state.dtype)  # hidden: the span holds a reset
     lane = lax.broadcasted_iota(jnp.int32, shape, 1)
     span = 1
@@ -120,6 +125,7 @@ def _call(
         @pl.when(pl.program_id(1) == 0)
         def _() -> None:
             state[...] = first_ref[...]
+            scratch[0][...] = jnp.zeros(edge, dtype)
 
         def read() -> tuple:
             values = [
@@ -153,7 +159,7 @@ def _call(
             + [pl.BlockSpec(edge, edge_at)],
             out_specs=[pl.BlockSpec(block, at)] * len(leaves),
             out_shape=[jax.ShapeDtypeStruct((steps, rows) if time == 0 else (rows, steps), x.dtype) for x in leaves],
-            scratch_shapes=[pltpu.VMEM(edge, dtype)] + [pltpu.VMEM(block, dtype)] * 3,
+            scratch_shapes=[pltpu.VMEM(edge, dtype)] * 2 + [pltpu.VMEM(block, dtype)] * 3,
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "arbitrary"),
                 allow_input_fusion=[False] * len(scalars) + [True] * len(flat) + [False],
