@@ -20,13 +20,20 @@ BLOCK_ROWS = 8  # so few that XLA:CPU compiles the loop over them into one nativ
 
 
 def scan(
-    terms: Callable, results: Callable, inputs: tuple, initial: jax.Array, axis: int, *, unroll: int = 1
+    terms: Callable,
+    results: Callable,
+    inputs: tuple,
+    initial: jax.Array,
+    axis: int,
+    *,
+    unroll: int = 1,
+    differentiable: bool = True,
 ) -> jax.Array:
     """The plain serial scan: what the others must equal, and whose derivative is theirs too."""
     arrays, _, join = split_scalars(inputs)
 
     def step(carry: tuple, parts: tuple) -> tuple:
-        return advance(terms, results, join(parts), carry)
+        return advance(terms, results, join(parts), carry, differentiable=differentiable)
 
     arrays = [jnp.moveaxis(array, axis, 0) for array in arrays]
     outputs = lax.scan(step, start(initial, len(arrays[0])), arrays, reverse=True, unroll=unroll)[1]
@@ -84,8 +91,12 @@ def blocks(terms: Callable, results: Callable, inputs: tuple, initial: jax.Array
 
     def block(parts: tuple) -> Any:
         initial, *arrays = parts
-        return scan(terms, results, join(arrays), initial, initial.ndim, unroll=1 if initial.ndim else 4)
+        unroll = 1 if initial.ndim else 4
+        return scan(terms, results, join(arrays), initial, initial.ndim, unroll=unroll, differentiable=False)
 
+    if rows == 1:
+        outputs = block([initial.reshape(()), *(array.reshape(steps) for array in arrays)])
+        return jax.tree.map(lambda output: output.reshape(arrays[0].shape), outputs)
     together = (size,) if size > 1 else ()  # a single row is a loop over scalars
     parts = [initial.reshape(-1, *together)]
     parts += [jnp.moveaxis(array, axis, -1).reshape(-1, *together, steps) for array in arrays]
@@ -117,16 +128,22 @@ def start(initial: jax.Array, steps: int) -> tuple:
     return initial, jnp.zeros_like(initial) if steps >= LONG else None
 
 
-def advance(terms: Callable, results: Callable, inputs: tuple, carry: tuple) -> tuple:
-    """One step: what is carried on, and what is returned of the state."""
+def advance(terms: Callable, results: Callable, inputs: tuple, carry: tuple, *, differentiable: bool = False) -> tuple:
+    """One step: what is carried on, and what is returned of the state.
+
+    What a reset hides must be selected away before the product if the step is to be differentiated (the gradient of the
+    other branch would be 0 * NaN); behind it, it is a shorter way from state to state.
+    """
     successor, lost = carry
     drive, decay, reset = terms(*inputs)
-    product = isolated_product(decay, successor if reset is None else jnp.where(reset, 0, successor))
-    state = (drive + product).astype(successor.dtype)
+    hide = lambda x, by=0: x if reset is None else jnp.where(reset, by, x)  # noqa: E731
+    product = isolated_product(decay, hide(successor) if differentiable else successor)
+    total = drive + product
+    state = (total if differentiable else hide(total, by=drive)).astype(successor.dtype)
     if lost is None:
         return (state, None), results(state, *inputs)
-    lost = lost_to_rounding(state, drive, product) + decay * (lost if reset is None else jnp.where(reset, 0, lost))
-    return (state, lost.astype(state.dtype)), results(state + lost, *inputs)
+    lost = (hide(decay) * lost + hide(lost_to_rounding(total, drive, product))).astype(state.dtype)
+    return (state, lost), results(state + lost, *inputs)
 
 
 def lost_to_rounding(total: jax.Array, one: jax.Array, other: jax.Array) -> jax.Array:

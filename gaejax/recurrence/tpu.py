@@ -43,7 +43,7 @@ def _rows_kernel(terms: Callable, results: Callable, read: Callable, write: Call
         successor, lost = (jnp.where(reset_ref[row, :] > 0, 0, x) for x in carry)
         product = decay * successor
         x = drive + product
-        lost = lost_to_rounding(x, drive, product) + decay * lost
+        lost = decay * lost + lost_to_rounding(x, drive, product)
         drive_ref[row, :] = x + lost
         return x, lost
 
