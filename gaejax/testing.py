@@ -599,6 +599,6 @@ def _short(value: Any) -> str:
         return value
     array = np.asarray(value)
     if array.dtype.kind == "f":
-        array = array.round(4)
+        array = array.astype(np.float64).round(4)
     text = str(array.tolist() if array.ndim < 2 or array.shape[1] > 1 else array[:, 0].tolist())
     return text if len(text) < 200 else text[:197] + "..."
