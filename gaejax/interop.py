@@ -24,41 +24,53 @@ def accepts_host_arrays(estimator: Callable) -> Callable:
         kind = _kind(arguments)
         if kind is None:
             return estimator(**arguments)
-        to_jax, from_jax = kind
+        to_jax, from_jax, concatenate = kind
         rewards, axis = arguments.get("rewards"), arguments.get("time_axis", 0)
         with jax.enable_x64(any(str(getattr(x, "dtype", "")).endswith("float64") for x in arguments.values())):
-            traced = {name: to_jax(x) for name, x in arguments.items() if _is_array(x)}
+            traced = {name: x for name, x in arguments.items() if _is_array(x)}
             static = {name: x for name, x in arguments.items() if name not in traced}
             for name in TRACED_SCALARS:  # a new value is no reason to compile
                 if isinstance(static.get(name), float | int | np.floating) and not isinstance(static[name], bool):
-                    traced[name] = np.asarray(static.pop(name), traced.get("rewards", np.zeros(())).dtype)
+                    dtype = np.float64 if jax.config.jax_enable_x64 else np.float32
+                    traced[name] = np.asarray(static.pop(name), dtype)
             try:
                 steps = rewards.shape[axis]
                 padding = _padded(steps) - steps
-                padded = {name: _pad_front(x, rewards, axis, padding) for name, x in traced.items()}
-                results = compiled(tuple(static.items()))(**padded)
+
+                def padded(x: Any) -> Any:
+                    if padding == 0 or x.ndim != rewards.ndim or x.shape[axis] == 1:
+                        return to_jax(x)
+                    # In the caller's library: JAX would compile the padding anew for every length.
+                    shape = [padding if i == axis % x.ndim else size for i, size in enumerate(x.shape)]
+                    zeros = np.zeros(shape, x.dtype) if isinstance(x, np.ndarray) else x.new_zeros(shape)
+                    return to_jax(concatenate([zeros, x], axis))
+
+                results = compiled(tuple(static.items()))(**{name: padded(x) for name, x in traced.items()})
             except (AttributeError, IndexError, TypeError, ValueError):
-                estimator(**{**static, **traced})  # says what is wrong with what was given, not with what was padded
-                raise
-            results = [jax.lax.slice_in_dim(x, padding, None, axis=axis % x.ndim) for x in results]
-            return tuple(x if isinstance(x, jax.core.Tracer) else from_jax(x) for x in results)
+                padding = 0  # says what is wrong with what was given, not with what was padded
+                results = estimator(**static, **{name: to_jax(x) for name, x in traced.items()})
+            if any(isinstance(x, jax.core.Tracer) for x in results):  # constants within somebody's program
+                return tuple(jax.lax.slice_in_dim(x, padding, None, axis=axis % x.ndim) for x in results)
+            return tuple(from_jax(x, (slice(None),) * (axis % x.ndim) + (slice(padding, None),)) for x in results)
 
     return wrapped
 
 
-def _kind(arguments: dict[str, Any]) -> tuple[Callable, Callable] | None:
-    """How to turn the caller's arrays into JAX's and back; None if there is nothing to turn."""
+def _kind(arguments: dict[str, Any]) -> tuple[Callable, Callable, Callable] | None:
+    """How to turn the caller's arrays into JAX's, how to turn a part of JAX's back, and how to concatenate the
+    caller's; None if there is nothing to turn."""
     arrays = [x for x in arguments.values() if _is_array(x)]
     if not arrays or any(isinstance(x, jax.Array) for x in arguments.values()):
         return None
-    if any(_is_torch(x) for x in arrays):
-        import torch
+    if not any(_is_torch(x) for x in arrays):
+        return np.asarray, lambda x, part: np.array(np.asarray(x)[part]), np.concatenate
+    import torch
 
-        def to_jax(x: Any) -> jax.Array:
-            return jnp.from_dlpack(x.detach().contiguous()) if _is_torch(x) else jnp.asarray(x)
+    def to_jax(x: Any) -> jax.Array:
+        return jnp.from_dlpack(x.detach().contiguous()) if _is_torch(x) else jnp.asarray(x)
 
-        return to_jax, lambda x: torch.from_dlpack(x).clone()  # a copy of one's own, which may be written to
-    return np.asarray, np.array
+    # Back comes a copy of one's own, which may be written to.
+    return to_jax, lambda x, part: torch.from_dlpack(x)[part].clone(), torch.cat
 
 
 def _is_array(x: Any) -> bool:
@@ -73,12 +85,3 @@ def _padded(steps: int) -> int:
     """The least of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is not less than `steps`: at most a third is padding."""
     power = 1 << max(steps - 1, 0).bit_length()
     return power * 3 // 4 if power >= 4 and steps <= power * 3 // 4 else power
-
-
-def _pad_front(x: Any, rewards: Any, axis: int, padding: int) -> Any:
-    """`padding` steps of zeros before `x`, if `x` has the time axis of `rewards`."""
-    if padding == 0 or x.ndim != rewards.ndim or x.shape[axis] == 1:
-        return x
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (padding, 0)
-    return (np if isinstance(x, np.ndarray) else jnp).pad(x, widths)

@@ -221,6 +221,22 @@ def test_ours_passes_with_all_features(method):
     assert report.passed, str(report)
 
 
+ON_POLICY = {  # what these estimators are when behaviour and policy are one
+    "td_lambda": lambda gae_lambda, **steps: gaejax.td_lambda(trace_lambda=gae_lambda, **steps),
+    "vtrace": lambda rewards, **steps: gaejax.vtrace(rewards=rewards, log_ratios=jnp.zeros_like(rewards), **steps),
+    "decoupled_gae": lambda gae_lambda, **steps: gaejax.decoupled_gae(
+        gae_lambda=gae_lambda, value_lambda=gae_lambda, **steps
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ON_POLICY)
+def test_the_estimators_that_are_gae_on_policy_pass_too(name):
+    features = ("mask", "gradient", "nan_isolation")
+    report = check_gae(jax.jit(ON_POLICY[name]), features)
+    assert report.passed, str(report)
+
+
 def test_ours_refuses_bad_input():
     assert check_gae(gaejax.gae, "errors").passed
 

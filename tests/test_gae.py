@@ -57,21 +57,18 @@ def test_gae_by_hand():
 
 def test_interior_masked_steps_are_passed_over():
     """Tool tokens between response tokens (lambda .9, terminal reward 1), with and without rewards of their own."""
-    for tool_reward in (0.0, 5.0, np.nan):
+    for tool_reward in (0.0, -0.3, 5.0, np.nan):
         advantages, _ = gaejax.gae(
             rewards=jnp.array([0, 0, tool_reward, tool_reward, 1.0]),
-            values=jnp.array([0.1, 0.2, 0.9, np.nan, 0.6]),
-            next_values=jnp.array([0.2, 0.9, np.nan, 0.6, np.inf]),
+            values=jnp.array([0.2, 0.4, 5.0, np.nan, 0.6]),
+            next_values=jnp.array([0.4, 5.0, np.nan, 0.6, np.inf]),
             terminated=jnp.array([False] * 4 + [True]),
             truncated=jnp.zeros(5, bool),
             discount=1.0,
             gae_lambda=0.9,
             mask=jnp.array([True, True, False, False, True]),
         )
-        last = 1 - 0.6
-        second = (0.6 - 0.2) + 0.9 * last
-        first = (0.2 - 0.1) + 0.9 * second
-        np.testing.assert_allclose(np.asarray(advantages)[[0, 1, 4]], [first, second, last], rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(advantages)[[0, 1, 4]], [0.704, 0.560, 0.400], rtol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
