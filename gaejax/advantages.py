@@ -127,7 +127,8 @@ def _gae_results(advantage: Any, rewards: Any, values: Any, *rest: Any) -> tuple
 def td_lambda(*, trace_lambda: Any, **steps: Unpack[Steps]) -> tuple[Any, Any]:
     """The lambda-return (Sutton & Barto 2018, equation 12.18) as `value_targets`, and what it has over `values`.
 
-    It is GAE by its other name: `advantages + values = G[t] = r + discount * ((1 - lambda) * V' + lambda * G[t + 1])`.
+    It is GAE by its other name: `advantages + values = G[t] = r + discount * ((1 - lambda) * V' + lambda * G[t + 1])`,
+    where within a segment `V'`, the next value, is the next step's `values`.
     With `values` and `next_values` the largest action values it is Peng's Q(lambda), the target of PQN.
     """
     return gae(gae_lambda=trace_lambda, **steps)
