@@ -212,7 +212,7 @@ def test_lambdas_by_length():
 
 
 ESTIMATORS = {
-    "gae": lambda s, **_: gaejax.gae(**s, gae_lambda=0.8),
+    "gae": lambda s, x: gaejax.gae(**s, gae_lambda=0.8),
     "gae with a lambda for every step": lambda s, x: gaejax.gae(**s, gae_lambda=1 / (1 + jnp.exp(x))),
     "td_lambda": lambda s, x: gaejax.td_lambda(**s, trace_lambda=0.8),
     "monte_carlo": lambda s, x: gaejax.monte_carlo(**s),
@@ -224,7 +224,6 @@ ESTIMATORS = {
     "decoupled_gae": lambda s, x: gaejax.decoupled_gae(**s, gae_lambda=0.8, value_lambda=0.9),
     "weight_corrected_gae": lambda s, x: gaejax.weight_corrected_gae(**s, gae_lambda=0.8),
 }
-ESTIMATORS["gae"] = lambda s, x: gaejax.gae(**s, gae_lambda=0.8)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

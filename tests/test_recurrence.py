@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gaejax
-from gaejax.recurrence import METHODS, choose, solve
+from gaejax.recurrence import METHODS, choose
 
 SHAPES = [
     ((37, 5), 0),
@@ -137,7 +137,7 @@ def test_a_million_steps_lose_no_more_digits_than_promised(method, discount, tol
 @pytest.mark.parametrize("method", ["pallas", "pallas_lanes"])
 @pytest.mark.parametrize("discount, tolerance", [(0.9990234375, 4e-6), (1.0, 3e-5)])
 def test_the_interpreted_kernels_lose_no_more_digits_either(method, discount, tolerance):
-    deltas = np.random.default_rng(0).normal(size=(20_000, 1)).astype(np.float32)
+    deltas = np.random.default_rng(0).normal(size=(1_000_000, 1)).astype(np.float32)
     given = dict(drive=deltas, decay=discount, initial=np.zeros(1), reset=np.zeros(deltas.shape, bool))
     expected = by_hand(**given, axis=0)
     x = gaejax.reverse_linear_recurrence(deltas, discount, method=method)
@@ -168,7 +168,6 @@ def test_an_unknown_method_or_axis_is_named():
         gaejax.reverse_linear_recurrence(jnp.ones(3), 0.9, method="fast")
     with pytest.raises(ValueError, match="drive must have a time axis at time_axis=2"):
         gaejax.reverse_linear_recurrence(jnp.ones((3, 2)), 0.9, time_axis=2)
-    assert solve.__doc__
 
 
 SHARDED = """
