@@ -18,8 +18,18 @@ from gaejax.advantages import (
     weight_corrected_gae,
 )
 from gaejax.algorithms import PPOConfig, ppo
-from gaejax.environments import Box, Discrete, Environment, auto_reset, environment_names, make
-from gaejax.policies import Policy, mlp_policy
+from gaejax.environments import (
+    Box,
+    Dict,
+    Discrete,
+    Environment,
+    MultiBinary,
+    MultiDiscrete,
+    auto_reset,
+    environment_names,
+    make,
+)
+from gaejax.policies import Policy, actor_critic, mlp_policy
 from gaejax.recurrence import reverse_linear_recurrence
 from gaejax.rollout import Trajectory, rollout
 from gaejax.training import Evaluation, Experiment, evaluate, load_checkpoint, run_experiment, save_checkpoint, train
@@ -28,13 +38,17 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Box",
+    "Dict",
     "Discrete",
     "Environment",
     "Evaluation",
     "Experiment",
+    "MultiBinary",
+    "MultiDiscrete",
     "PPOConfig",
     "Policy",
     "Trajectory",
+    "actor_critic",
     "auto_reset",
     "decoupled_gae",
     "environment_names",

@@ -1,10 +1,13 @@
 """Action distributions: pytrees whose leading axes are batch axes, so they survive `scan`, `vmap` and indexing."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 
 
 class Distribution(Protocol):
@@ -66,3 +69,136 @@ class DiagonalGaussian(NamedTuple):
     def entropy(self) -> jax.Array:
         """Differential entropies `[...]` in nats."""
         return jnp.sum(self.log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
+
+
+class TanhGaussian(NamedTuple):
+    """Actions in (-1, 1): the hyperbolic tangents of independent normal numbers, `mean` and `log_std` `[..., D]`.
+
+    Log-densities are those of the actions themselves, exact for every float inside (-1, 1) (Haarnoja et al. 2018,
+    arXiv:1801.01290, appendix C). A sample that would round to 1 is the largest float below it.
+    """
+
+    mean: jax.Array
+    log_std: jax.Array
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Actions `[..., D]`."""
+        return _inside(jnp.tanh(DiagonalGaussian(*self).sample(key)))
+
+    def mode(self) -> jax.Array:
+        """The medians `[..., D]`, as is the custom: the density's own maximum may lie at the edge."""
+        return _inside(jnp.tanh(self.mean))
+
+    def log_prob(self, actions: jax.Array) -> jax.Array:
+        """Log-densities `[...]` of `actions` `[..., D]`, summed over D."""
+        actions = _inside(actions)
+        stretch = jnp.log1p(actions) + jnp.log1p(-actions)  # log of the tangent's derivative, 1 - a^2
+        return DiagonalGaussian(*self).log_prob(jnp.arctanh(actions)) - jnp.sum(stretch, axis=-1)
+
+    def entropy(self) -> jax.Array:
+        """Differential entropies `[...]` in nats, by Gauss-Hermite quadrature over the normal numbers."""
+        points, weights = np.polynomial.hermite_e.hermegauss(32)
+        numbers = self.mean[..., None] + jnp.exp(self.log_std)[..., None] * points.astype(np.float32)
+        stretch = 2 * (math.log(2) - jnp.abs(numbers) - jax.nn.softplus(-2 * jnp.abs(numbers)))
+        expected = stretch @ (weights / weights.sum()).astype(np.float32)
+        return DiagonalGaussian(*self).entropy() + jnp.sum(expected, axis=-1)
+
+
+def _inside(actions: jax.Array) -> jax.Array:
+    """Actions kept within the floats of (-1, 1)."""
+    edge = 1 - jnp.finfo(actions.dtype).epsneg
+    return jnp.clip(actions, -edge, edge)
+
+
+@struct.dataclass
+class MultiCategorical:
+    """Independent choices: `logits` `[..., sum(sizes)]`, of which the k-th choice reads its `sizes[k]`."""
+
+    logits: jax.Array
+    sizes: tuple[int, ...] = struct.field(pytree_node=False)
+
+    def choices(self) -> list[Categorical]:
+        """The distribution of each choice."""
+        return [Categorical(part) for part in jnp.split(self.logits, np.cumsum(self.sizes)[:-1], axis=-1)]
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Actions `[..., K]`, int32."""
+        keys = jax.random.split(key, len(self.sizes))
+        return jnp.stack([part.sample(key) for part, key in zip(self.choices(), keys, strict=True)], axis=-1)
+
+    def mode(self) -> jax.Array:
+        """The most probable actions `[..., K]`, int32."""
+        return jnp.stack([part.mode() for part in self.choices()], axis=-1)
+
+    def log_prob(self, actions: jax.Array) -> jax.Array:
+        """Log-probabilities `[...]` of integer `actions` `[..., K]`."""
+        return sum(part.log_prob(actions[..., k]) for k, part in enumerate(self.choices()))
+
+    def entropy(self) -> jax.Array:
+        """Entropies `[...]` in nats."""
+        return sum(part.entropy() for part in self.choices())
+
+
+@struct.dataclass
+class LazyCategorical:
+    """A `Categorical` whose logits `hidden @ kernel.T + bias` are made `chunk` positions at a time, and made again for
+    the gradient: where `[T, N, A]` would not fit.
+
+    Attributes:
+      hidden: `[..., h]`.
+      kernel, bias: `[A, h]`, `[A]`, shared by all positions; stacked by `vmap` or `scan` they lead like `hidden`.
+      chunk: positions whose logits exist at one time.
+    """
+
+    hidden: jax.Array
+    kernel: jax.Array
+    bias: jax.Array
+    chunk: int = struct.field(pytree_node=False)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Actions `[...]`, int32."""
+        keys = jax.random.split(key, self.hidden.shape[:-1])
+        return self._by_position(lambda distribution, key: distribution.sample(key), keys)
+
+    def mode(self) -> jax.Array:
+        """The most probable actions `[...]`, int32."""
+        return self._by_position(lambda distribution: distribution.mode())
+
+    def log_prob(self, actions: jax.Array) -> jax.Array:
+        """Log-probabilities `[...]` of integer `actions` `[...]`."""
+        return self._by_position(lambda distribution, action: distribution.log_prob(action), actions)
+
+    def entropy(self) -> jax.Array:
+        """Entropies `[...]` in nats."""
+        return self._by_position(lambda distribution: distribution.entropy())
+
+    def _by_position(self, method: Callable, *inputs: jax.Array) -> jax.Array:
+        """`method(the position's Categorical, *inputs at the position)` everywhere."""
+
+        def everywhere(hidden: jax.Array, kernel: jax.Array, bias: jax.Array, *inputs: jax.Array) -> jax.Array:
+            @jax.checkpoint
+            def at_position(position: tuple) -> jax.Array:
+                hidden, *inputs = position
+                return method(Categorical(kernel @ hidden + bias), *inputs)
+
+            positions = jax.tree.map(lambda x: x.reshape(-1, *x.shape[hidden.ndim - 1 :]), (hidden, *inputs))
+            return jax.lax.map(at_position, positions, batch_size=self.chunk).reshape(hidden.shape[:-1])
+
+        for _ in range(self.kernel.ndim - 2):
+            everywhere = jax.vmap(everywhere)
+        return everywhere(self.hidden, self.kernel, self.bias, *inputs)
+
+
+def mask_logits(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Logits that leave no probability, and no gradient, where `mask` is false; of the same shape, or refused.
+
+    The lowest finite number stands for minus infinity, which would make entropies and gradients NaN. Where nothing is
+    allowed (on a row that is masked itself) everything is.
+
+    Raises:
+      ValueError: if the mask's last axis is not that of the logits.
+    """
+    if mask.shape != logits.shape:
+        raise ValueError(f"action_mask must have the shape of the logits, {logits.shape}, got {mask.shape}")
+    allowed = mask | ~jnp.any(mask, axis=-1, keepdims=True)
+    return jnp.where(allowed, logits, jnp.finfo(logits.dtype).min)

@@ -1,7 +1,10 @@
 """Policy-gradient losses, element by element: the caller takes the masked mean."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import optax
 
 
 def clipped_surrogate_loss(log_ratios: jax.Array, advantages: jax.Array, clip_epsilon: jax.Array) -> jax.Array:
@@ -12,20 +15,34 @@ def clipped_surrogate_loss(log_ratios: jax.Array, advantages: jax.Array, clip_ep
 
 
 def value_loss(
-    values: jax.Array,
+    values: Any,
     targets: jax.Array,
     old_values: jax.Array | None = None,
     clip_epsilon: jax.Array | None = None,
+    huber_delta: jax.Array | None = None,
 ) -> jax.Array:
-    """Half the squared error; with `clip_epsilon`, the larger of that and of the value kept near the old one.
+    """What a critic's error costs, step by step.
 
-    (The clipped form is that of OpenAI baselines; Andrychowicz et al. 2021, arXiv:2006.05990, find that it hurts.)
+    Half the squared error; with `huber_delta` linear beyond that error; with `clip_epsilon` the larger of that and of
+    the value kept near the old one. (The clipped form is that of OpenAI baselines; Andrychowicz et al. 2021,
+    arXiv:2006.05990, find that it hurts.) A histogram (`CategoricalValue`) has a loss of its own, its cross-entropy.
+
+    Raises:
+      ValueError: if a histogram's loss is to be clipped.
     """
-    loss = jnp.square(values - targets)
-    if clip_epsilon is not None:
-        clipped_values = old_values + jnp.clip(values - old_values, -clip_epsilon, clip_epsilon)
-        loss = jnp.maximum(loss, jnp.square(clipped_values - targets))
-    return 0.5 * loss
+    if not isinstance(values, jax.Array):
+        if clip_epsilon is not None or huber_delta is not None:
+            raise ValueError("value_clip_epsilon and huber_delta must be None where the critic predicts a histogram")
+        return values.loss(targets)
+
+    def loss(values: jax.Array) -> jax.Array:
+        if huber_delta is None:
+            return 0.5 * jnp.square(values - targets)
+        return optax.losses.huber_loss(values, targets, huber_delta)
+
+    if clip_epsilon is None:
+        return loss(values)
+    return jnp.maximum(loss(values), loss(old_values + jnp.clip(values - old_values, -clip_epsilon, clip_epsilon)))
 
 
 def kl_estimate(log_ratios: jax.Array) -> jax.Array:

@@ -67,6 +67,15 @@ def fold_steps(batch: Any) -> Any:
     return jax.tree.map(lambda x: x.reshape(1, x.shape[0] * x.shape[1], *x.shape[2:]), batch)
 
 
+def behind_burn_in(resets: jax.Array, num_steps: int) -> jax.Array:
+    """Which steps `[T, N]` bear a loss: not the first `num_steps` of a row, unless an episode has begun in it before.
+
+    (Kapturowski et al. 2019, "Recurrent experience replay": the stored memory is that of older parameters.)
+    """
+    late = jnp.arange(resets.shape[0])[:, None] >= num_steps
+    return late | (jnp.cumsum(resets, axis=0) > 0)
+
+
 def minibatch_epochs(
     key: jax.Array,
     batch: Any,

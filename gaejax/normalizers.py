@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gaejax.environments import Box, Space
+from gaejax.environments import Box, Dict, Space
 from gaejax.recurrence import reverse_linear_recurrence
 from gaejax.rollout import Trajectory
 from gaejax.statistics import RunningMoments
@@ -26,21 +26,37 @@ class ObservationNormalizer(NamedTuple):
 
     Update it *after* the policy update that used it: else the first minibatch sees other inputs than the rollout did,
     and its probability ratio is not 1.
+
+    Attributes:
+      moments: of a box; of a dict, those of its parts; None for what is left as it is (integers, booleans).
     """
 
-    moments: RunningMoments
+    moments: Any
 
     @classmethod
-    def create(cls, space: Space) -> "ObservationNormalizer | Identity":
-        """For observations of `space`; discrete ones are left as they are."""
-        return cls(RunningMoments.empty(space.shape)) if isinstance(space, Box) else Identity()
+    def create(cls, space: Space) -> "ObservationNormalizer":
+        """For observations of `space`."""
+        if isinstance(space, Dict):
+            return cls({name: cls.create(part).moments for name, part in space.spaces.items()})
+        return cls(RunningMoments.empty(space.shape) if isinstance(space, Box) else None)
 
-    def __call__(self, observations: jax.Array) -> jax.Array:
-        return jnp.clip((observations - self.moments.mean) / self.moments.std(), -10, 10)
+    def __call__(self, observations: Any) -> Any:
+        def normalize(moments: RunningMoments | None, part: jax.Array) -> jax.Array:
+            return part if moments is None else jnp.clip((part - moments.mean) / moments.std(), -10, 10)
+
+        return jax.tree.map(normalize, self.moments, observations, is_leaf=_is_part)
 
     def update(self, trajectory: Trajectory) -> "ObservationNormalizer":
         """Takes in the observations that the policy acted on."""
-        return ObservationNormalizer(self.moments.update(trajectory.observations, trajectory.mask))
+
+        def update(moments: RunningMoments | None, part: jax.Array) -> RunningMoments | None:
+            return None if moments is None else moments.update(part, trajectory.mask)
+
+        return ObservationNormalizer(jax.tree.map(update, self.moments, trajectory.observations, is_leaf=_is_part))
+
+
+def _is_part(moments: Any) -> bool:
+    return moments is None or isinstance(moments, RunningMoments)
 
 
 class RewardNormalizer(NamedTuple):

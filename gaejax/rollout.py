@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.environments import Environment
+from gaejax.values import expected_values
 
 
 class Trajectory(NamedTuple):
@@ -130,5 +131,5 @@ def trajectory_values(act: Act, trajectory: Trajectory) -> tuple[jax.Array, jax.
         (trajectory.observations, trajectory.resets),
         (trajectory.last_observation, trajectory.last_reset),
     )
-    values = act(trajectory.initial_carry, observations, resets)[2]
+    values = expected_values(act(trajectory.initial_carry, observations, resets)[2])
     return values[:-1], values[1:]

@@ -188,7 +188,7 @@ def test_an_unsupported_space_is_named():
 
     source, params = gymnax.make("CartPole-v1")
     source.action_space = lambda params=None: spaces.Tuple((spaces.Discrete(2), spaces.Discrete(3)))
-    with pytest.raises(ValueError, match="action space of odd is a Tuple: only Discrete and Box"):
+    with pytest.raises(ValueError, match="action space of odd is a Tuple: only Discrete, Box"):
         from_gymnax(source, params, "odd")
-    with pytest.raises(ValueError, match="action_space of odd must be Discrete or Box, got Tuple"):
+    with pytest.raises(ValueError, match="action_space of odd must be Discrete, MultiDiscrete or Box, got Tuple"):
         gaejax.mlp_policy(counter().replace(name="odd", action_space=source.action_space()))

@@ -6,8 +6,8 @@ import numpy as np
 from scipy import stats
 
 from gaejax.distributions import Categorical, DiagonalGaussian
-from gaejax.environments import Box, Discrete
-from gaejax.normalizers import Identity, ObservationNormalizer, RewardNormalizer
+from gaejax.environments import Box, Dict, Discrete, MultiBinary
+from gaejax.normalizers import ObservationNormalizer, RewardNormalizer
 from gaejax.rollout import Trajectory
 from gaejax.statistics import RunningMoments, explained_variance, masked_mean, standardize
 
@@ -117,4 +117,15 @@ def test_observation_normalizer():
     np.testing.assert_allclose(normalized.mean(axis=0), 0, atol=1e-5)
     np.testing.assert_allclose(normalized.std(axis=0), 1, atol=1e-3)
     assert np.abs(normalizer(observations + 1e6)).max() == 10
-    assert isinstance(ObservationNormalizer.create(Discrete(3)), Identity)
+
+
+def test_of_a_dict_the_real_parts_are_normalized():
+    space = Dict({"box": Box(-1, 1, ()), "cell": Discrete(3), "action_mask": MultiBinary((2,))})
+    box, mask = jnp.asarray(RNG.normal(3, 2, size=(50, 4)), jnp.float32), jnp.ones((50, 4), bool)
+    observations = {"box": box, "cell": jnp.full((50, 4), 2), "action_mask": jnp.ones((50, 4, 2), bool)}
+    normalizer = ObservationNormalizer.create(space).update(trajectory(box, mask, mask, observations))
+    normalized = normalizer(observations)
+    np.testing.assert_allclose([normalized["box"].mean(), normalized["box"].std()], [0, 1], atol=1e-3)
+    for name in ("cell", "action_mask"):
+        np.testing.assert_array_equal(normalized[name], observations[name])
+        assert normalized[name].dtype == observations[name].dtype

@@ -43,7 +43,8 @@ def strong_floats(config: Any) -> Any:
 
 
 def check_config(config: Any, unit_interval: tuple[str, ...] = (), positive: tuple[str, ...] = ()) -> None:
-    """Refuses sizes below 1 and hyperparameters that are negative or not finite. Tracers are let pass.
+    """Refuses sizes below 1 (below 0 where 0 is the default) and hyperparameters that are negative or not finite.
+    Tracers are let pass.
 
     Args:
       config: a dataclass of numbers, whose defaults say which field is a size, a number, or may be None.
@@ -63,8 +64,8 @@ def check_config(config: Any, unit_interval: tuple[str, ...] = (), positive: tup
         elif isinstance(default, int):
             if isinstance(value, bool) or not isinstance(value, numbers.Integral):
                 raise ValueError(f"{name} must be a whole number, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+            if value < min(default, 1):
+                raise ValueError(f"{name} must be at least {min(default, 1)}, got {value}")
         else:
             array = None if isinstance(value, bool | str) or value is None else np.asarray(value)
             if array is None or array.size == 0 or array.dtype.kind not in "iuf":

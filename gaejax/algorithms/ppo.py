@@ -13,7 +13,7 @@ from gaejax.advantages import gae
 from gaejax.algorithms.core import Algorithm, check_config, strong, strong_floats
 from gaejax.environments import Environment, auto_reset, rescale_actions
 from gaejax.losses import clipped_surrogate_loss, kl_estimate, value_loss
-from gaejax.minibatches import minibatch_epochs
+from gaejax.minibatches import behind_burn_in, minibatch_epochs
 from gaejax.normalizers import Identity, ObservationNormalizer, RewardNormalizer
 from gaejax.policies import Policy
 from gaejax.rollout import RolloutState, init_rollout, rollout, trajectory_values
@@ -49,12 +49,18 @@ class PPOConfig:
     """How far the probability ratio may move before its gradient is cut."""
     value_clip_epsilon: float | None = None
     """How far values may move from the old ones; None leaves them free."""
+    huber_delta: float | None = None
+    """The value error from which its loss is linear; None keeps it squared."""
     entropy_coefficient: float = 0.01
     """Weight of the entropy bonus."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
     max_grad_norm: float = 0.5
     """The global norm to which gradients are clipped."""
+    fresh_rows: bool = struct.field(default=False, pytree_node=False)
+    """Whether every rollout starts new episodes; else rows go on where they stand, memory included."""
+    burn_in_steps: int = struct.field(default=0, pytree_node=False)
+    """Steps at a rollout's start that bear no loss in rows that go on: their memory is that of older parameters."""
     advantage_normalization: Literal["minibatch", "batch", "none"] = struct.field(
         default="minibatch", pytree_node=False
     )
@@ -66,11 +72,13 @@ class PPOConfig:
 
     def validate(self) -> None:
         """Raises ValueError, with one line that names the field, for a config that cannot be trained."""
-        check_config(self, unit_interval=("discount", "gae_lambda"), positive=("anneal_steps",))
+        check_config(self, unit_interval=("discount", "gae_lambda"), positive=("anneal_steps", "huber_delta"))
         if self.advantage_normalization not in ("minibatch", "batch", "none"):
             raise ValueError(
                 f"advantage_normalization must be 'minibatch', 'batch' or 'none', got {self.advantage_normalization!r}"
             )
+        if self.burn_in_steps >= self.num_steps:
+            raise ValueError(f"burn_in_steps must be less than num_steps = {self.num_steps}, got {self.burn_in_steps}")
         if self.num_envs * self.num_steps % self.num_minibatches:
             raise ValueError(
                 f"num_minibatches must divide num_envs * num_steps = {self.num_envs * self.num_steps}, "
@@ -160,18 +168,20 @@ def ppo(
     def transformation(config: PPOConfig, learning_rate: jax.Array) -> optax.GradientTransformation:
         return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer(learning_rate))
 
+    def fresh_rows(key: jax.Array, environment_params: Any, config: PPOConfig) -> RolloutState:
+        carry = policy.initial_carry(config.num_envs)
+        return init_rollout(key, training_environment, environment_params, carry, config.num_envs)
+
     def init(key: jax.Array, config: PPOConfig) -> PPOState:
         config.validate()
         params_key, rollout_key, key = jax.random.split(key, 3)
         params = policy.init(params_key)
-        carry = policy.initial_carry(config.num_envs)
-        rows = init_rollout(rollout_key, training_environment, environment.params, carry, config.num_envs)
         space = environment.observation_space
         return strong(
             PPOState(
                 params=params,
                 optimizer=transformation(config, config.learning_rate).init(params),
-                rollout=rows,
+                rollout=fresh_rows(rollout_key, environment.params, config),
                 environment_params=environment.params,
                 observation_normalizer=ObservationNormalizer.create(space)
                 if config.normalize_observations
@@ -191,14 +201,13 @@ def ppo(
         key, rollout_key, shuffle_key = jax.random.split(state.key, 3)
 
         policy_now = partial(act, state)
+        rows = state.rollout
+        if config.fresh_rows:
+            rollout_key, reset_key = jax.random.split(rollout_key)
+            rows = fresh_rows(reset_key, state.environment_params, config)
 
         rows, trajectory, episodes = rollout(
-            rollout_key,
-            training_environment,
-            state.environment_params,
-            policy_now,
-            state.rollout,
-            config.num_steps,
+            rollout_key, training_environment, state.environment_params, policy_now, rows, config.num_steps
         )
         reward_normalizer = state.reward_normalizer.update(trajectory, config.discount)
         values, next_values = trajectory_values(policy_now, trajectory)
@@ -223,7 +232,7 @@ def ppo(
             values=values,
             advantages=advantages,
             value_targets=value_targets,
-            mask=trajectory.mask,
+            mask=trajectory.mask & behind_burn_in(trajectory.resets, config.burn_in_steps),
         )
         learning_rate = annealed_learning_rate(config, state.updates)
 
@@ -270,8 +279,12 @@ def ppo(
 def finite_where_masked(observations: Any, mask: jax.Array) -> Any:
     """Observations `[T, N, ...]` whose masked rows are finite: a final observation may be NaN, and would make the
     gradient NaN though its loss is masked. (What is finite stays: a policy with memory reads forced steps too.)"""
-    keep = jnp.expand_dims(mask, range(mask.ndim, observations.ndim)) | jnp.isfinite(observations)
-    return jnp.where(keep, observations, 0).astype(observations.dtype)
+
+    def clean(part: jax.Array) -> jax.Array:
+        keep = jnp.expand_dims(mask, range(mask.ndim, part.ndim)) | jnp.isfinite(part)
+        return jnp.where(keep, part, 0).astype(part.dtype)
+
+    return jax.tree.map(clean, observations)
 
 
 def ppo_loss(params: Any, policy: Policy, config: PPOConfig, batch: PPOBatch, carry: Any) -> tuple[jax.Array, dict]:
@@ -290,7 +303,7 @@ def ppo_loss(params: Any, policy: Policy, config: PPOConfig, batch: PPOBatch, ca
     log_ratios = jnp.where(mask, distributions.log_prob(batch.actions) - kept["log_probs"], 0)
     policy_loss = masked_mean(clipped_surrogate_loss(log_ratios, advantages, config.clip_epsilon), mask)
     critic_loss = masked_mean(
-        value_loss(values, kept["value_targets"], kept["values"], config.value_clip_epsilon), mask
+        value_loss(values, kept["value_targets"], kept["values"], config.value_clip_epsilon, config.huber_delta), mask
     )
     entropy = masked_mean(distributions.entropy(), mask)
 

@@ -1,7 +1,7 @@
 """The environment protocol: a value with two pure functions, and the transforms that make new ones of it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,7 +27,32 @@ class Box:
     shape: tuple[int, ...]
 
 
-Space = Discrete | Box
+@dataclasses.dataclass(frozen=True)
+class MultiDiscrete:
+    """Several choices at once: integers `[K]`, the k-th in `0 .. sizes[k] - 1`."""
+
+    sizes: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.sizes),)
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiBinary:
+    """Booleans of one shape, for example an action mask."""
+
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dict:
+    """Several observations by name. One called `"action_mask"`, a `MultiBinary`, says which actions may be taken."""
+
+    spaces: Mapping[str, "Space"]
+
+
+Space = Discrete | Box | MultiDiscrete | MultiBinary | Dict
 
 UNBOUNDED = np.finfo(np.float32).max  # how some packages write an infinite bound
 
@@ -43,7 +68,8 @@ class Environment:
         `reward` is a float. `terminated`: the successor is worth 0. `truncated`: the episode was cut and the successor
         is real; where both are set, termination wins. `info["trainable"]`, where given, says whether the action was
         the policy's own (false: a forced action, kept out of every loss and statistic).
-      observation_space, action_space: `Discrete` or `Box`.
+      observation_space: `Discrete`, `Box`, `MultiDiscrete`, `MultiBinary`, or a `Dict` of these.
+      action_space: `Discrete`, `MultiDiscrete` or a `Box` of one axis.
       params: a pytree handed to both functions; its array and number leaves can be vmapped.
     """
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaejax.environments.core import Box, Discrete, Environment, Space, rescale_actions, time_limit_terminates
+from gaejax.environments.core import Box, Dict, Discrete, Environment, Space, rescale_actions, time_limit_terminates
 
 UNUSABLE = {
     "SimpleBandit-bsuite": "its arms are permuted anew at every one-step episode, so there is nothing to learn",
@@ -77,16 +77,15 @@ def from_gymnax(source: Any, params: Any, name: str | None = None) -> Environmen
     """An environment object of gymnax, yours or theirs, with its `params`, as an `Environment`.
 
     Raises:
-      ValueError: if a space is neither discrete nor a box.
+      ValueError: for a space that is neither discrete, a box, nor a dict of these.
     """
     name = name or source.name
     observation_space = _space(source.observation_space(params), f"observation space of {name}")
     action_space = _space(source.action_space(params), f"action space of {name}")
-    dtype = jnp.int32 if isinstance(observation_space, Discrete) else jnp.float32
 
     def reset(key: jax.Array, params: Any) -> tuple[Any, jax.Array]:
         observation, state = source.reset_env(key, params)
-        return state, jnp.asarray(observation, dtype)
+        return state, _cast(observation, observation_space)
 
     def step(key: jax.Array, state: Any, action: Any, params: Any) -> tuple:
         observation, state, reward, terminated, _ = source.step_env(key, state, action, params)
@@ -94,7 +93,7 @@ def from_gymnax(source: Any, params: Any, name: str | None = None) -> Environmen
         truncated = jnp.asarray(source.is_truncated(state, params), bool) & ~terminated
         return (
             state,
-            jnp.asarray(observation, dtype),
+            _cast(observation, observation_space),
             jnp.asarray(reward, jnp.float32).reshape(()),
             terminated,
             truncated,
@@ -110,4 +109,13 @@ def _space(space: Any, what: str) -> Space:
         return Discrete(int(space.n))
     if kind == "Box":
         return Box(np.asarray(space.low), np.asarray(space.high), tuple(space.shape))
-    raise ValueError(f"the {what} is a {kind}: only Discrete and Box are supported")
+    if kind == "Dict":
+        return Dict({name: _space(part, f"{name} in the {what}") for name, part in space.spaces.items()})
+    raise ValueError(f"the {what} is a {kind}: only Discrete, Box and a Dict of them are supported")
+
+
+def _cast(observation: Any, space: Space) -> Any:
+    """An observation in the house's types: int32 for a discrete space, float32 for a box."""
+    if isinstance(space, Dict):
+        return {name: _cast(observation[name], part) for name, part in space.spaces.items()}
+    return jnp.asarray(observation, jnp.int32 if isinstance(space, Discrete) else jnp.float32)

@@ -1,6 +1,26 @@
-"""Policies as values: the protocol and its bodies."""
+"""Policies as values: the protocol, bodies of all kinds, and the actor-critic that puts heads on them."""
 
-from gaejax.policies.core import Policy
-from gaejax.policies.mlp import mlp_policy
+from gaejax.policies.actor_critic import actor_critic, mlp_policy
+from gaejax.policies.cnn import cnn
+from gaejax.policies.core import Body, Policy, chain, feed_forward, parallel, recurrent, truncated_backpropagation
+from gaejax.policies.gru import gru
+from gaejax.policies.linear_recurrent import linear_recurrent
+from gaejax.policies.mlp import mlp
+from gaejax.policies.transformer import transformer
 
-__all__ = ["Policy", "mlp_policy"]
+__all__ = [
+    "Body",
+    "Policy",
+    "actor_critic",
+    "chain",
+    "cnn",
+    "feed_forward",
+    "gru",
+    "linear_recurrent",
+    "mlp",
+    "mlp_policy",
+    "parallel",
+    "recurrent",
+    "transformer",
+    "truncated_backpropagation",
+]
