@@ -2,6 +2,7 @@
 
 uv run experiments/ppo.py                                    # CartPole-v1, five seeds, solved in seconds
 uv run experiments/ppo.py --env Pendulum-v1 --num-seeds 3 --gae-lambda 0.9
+uv run experiments/ppo.py --env MemoryChain-bsuite --memory gru
 uv run experiments/ppo.py --resume runs/CartPole-v1-...      # go on where it stopped
 """
 
@@ -17,6 +18,7 @@ import tyro
 
 from gaejax.algorithms import PPOConfig
 from gaejax.environments import make
+from gaejax.policies import PolicyOptions
 from gaejax.training import Experiment, preset, run_experiment
 
 
@@ -25,6 +27,7 @@ class Arguments:
     """PPO on a gymnax environment. Defaults are those known to work for `--env`."""
 
     config: Annotated[PPOConfig, tyro.conf.OmitArgPrefixes]
+    policy: Annotated[PolicyOptions, tyro.conf.OmitArgPrefixes]
     env: str = "CartPole-v1"
     """Environment, by its gymnax name."""
     total_steps: int = 150_000
@@ -45,12 +48,6 @@ class Arguments:
     """Constructor arguments and params of the environment: NAME=VALUE NAME=VALUE ..."""
     anneal: bool = True
     """Whether the learning rate falls to 0 over the whole run, unless --anneal-steps says otherwise."""
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    """Widths of the policy's hidden layers."""
-    activation: str = "tanh"
-    """tanh, relu, swish, gelu or elu."""
-    shared: bool = False
-    """Whether actor and critic share the hidden layers."""
 
 
 def parse(argv: list[str]) -> Arguments:
@@ -68,7 +65,7 @@ def parse(argv: list[str]) -> Arguments:
             f"{key}={value}" for key, value in known.environment_arguments.items() if key != "time_limit"
         ),
         anneal=known.config.anneal_steps is not None,
-        **known.policy,
+        policy=PolicyOptions(**known.policy),
     )
     arguments = tyro.cli(Arguments, default=default, args=argv, description=__doc__)
     if arguments.anneal and arguments.config.anneal_steps is None:
@@ -120,11 +117,7 @@ def main(argv: list[str]) -> dict:
             seed=arguments.seed,
             eval_episodes=arguments.eval_episodes,
             environment_arguments=environment_arguments(arguments),
-            policy={
-                "hidden_sizes": list(arguments.hidden_sizes),
-                "activation": arguments.activation,
-                "shared": arguments.shared,
-            },
+            policy=dataclasses.asdict(arguments.policy),
         )
         output = arguments.output or Path("runs") / f"{arguments.env}-{time.strftime('%Y%m%d-%H%M%S')}"
 

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 import gaejax
+from gaejax.testing.policies import draw
 
 
 def constant_reward(limit=5):
@@ -32,3 +33,15 @@ def forced_actions(period=3):
         return state, (state % period)[None] / period, reward, ends, jnp.bool_(False), {"trainable": ~forced}
 
     return gaejax.Environment("forced", reset, step, gaejax.Box(0, 1, (1,)), gaejax.Discrete(2))
+
+
+def spaces(observation_space, action_space, name="drawn"):
+    """An endless environment of any spaces, whose observations are drawn anew at every step."""
+
+    def reset(key, params):
+        return jnp.zeros((), jnp.int32), draw(key, observation_space, ())
+
+    def step(key, state, action, params):
+        return state + 1, draw(key, observation_space, ()), jnp.float32(0), jnp.bool_(False), state >= 6, {}
+
+    return gaejax.Environment(name, reset, step, observation_space, action_space)

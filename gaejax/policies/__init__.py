@@ -6,17 +6,20 @@ from gaejax.policies.core import Body, Policy, chain, feed_forward, parallel, re
 from gaejax.policies.gru import gru
 from gaejax.policies.linear_recurrent import linear_recurrent
 from gaejax.policies.mlp import mlp
+from gaejax.policies.named import PolicyOptions, make_policy
 from gaejax.policies.transformer import transformer
 
 __all__ = [
     "Body",
     "Policy",
+    "PolicyOptions",
     "actor_critic",
     "chain",
     "cnn",
     "feed_forward",
     "gru",
     "linear_recurrent",
+    "make_policy",
     "mlp",
     "mlp_policy",
     "parallel",

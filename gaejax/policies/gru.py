@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gaejax.policies.core import Body, chain, feed_forward, recurrent
 from gaejax.policies.initializers import orthogonal
-from gaejax.policies.layers import flat
+from gaejax.policies.layers import check_positive, flat
 
 
 def gru(size: int = 64, remat: bool = False) -> Body:
@@ -18,6 +18,8 @@ def gru(size: int = 64, remat: bool = False) -> Body:
       size: numbers that it remembers, which are its features too.
       remat: whether the gates are computed again for the gradient, instead of kept for all T steps.
     """
+
+    check_positive("gru", size=size)
 
     def initial_state(batch: int) -> jax.Array:
         return jnp.zeros((batch, size), jnp.float32)

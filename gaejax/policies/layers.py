@@ -37,6 +37,13 @@ def activation_function(name: str) -> Any:
     return ACTIVATIONS[name]
 
 
+def check_positive(what: str, **sizes: int) -> None:
+    """Raises ValueError for a size below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} of {what} must be at least 1, got {size}")
+
+
 class Readout(nn.Module):
     """A dense layer to a few outputs: `[..., h]` to `[..., size]`.
 

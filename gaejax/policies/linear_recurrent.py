@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.policies.core import Body
-from gaejax.policies.layers import flat
+from gaejax.policies.layers import check_positive, flat
 from gaejax.recurrence import reverse_linear_recurrence
 
 
@@ -21,6 +21,7 @@ def linear_recurrent(size: int = 64, num_layers: int = 2) -> Body:
       size: numbers that each layer remembers, and the width of the features.
       num_layers: how many; the gates of a later one see what an earlier one remembers.
     """
+    check_positive("linear_recurrent", size=size, num_layers=num_layers)
     module = Layers(size, num_layers)
 
     def initial_carry(batch: int) -> tuple:

@@ -23,11 +23,16 @@ def mlp(hidden_sizes: Sequence[int] = (64, 64), activation: str = "tanh") -> Bod
     Raises:
       ValueError: for a width or an activation that there is not.
     """
-    hidden_sizes = (hidden_sizes,) if isinstance(hidden_sizes, int) else tuple(hidden_sizes)
-    if not all(isinstance(size, numbers.Integral) and size > 0 for size in hidden_sizes):
-        raise ValueError(f"hidden_sizes must be positive integers, got {hidden_sizes}")
-    module = MLP(hidden_sizes, activation_function(activation))
+    module = MLP(check_sizes("hidden_sizes", hidden_sizes), activation_function(activation))
     return feed_forward(module.init, module.apply)
+
+
+def check_sizes(name: str, sizes: Sequence[int] | int) -> tuple[int, ...]:
+    """`sizes` as a tuple; ValueError unless they are positive integers."""
+    sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+    if not all(isinstance(size, numbers.Integral) and size > 0 for size in sizes):
+        raise ValueError(f"{name} must be positive integers, got {sizes}")
+    return sizes
 
 
 class MLP(nn.Module):

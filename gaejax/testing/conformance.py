@@ -27,10 +27,8 @@ class Failure:
 
     def __str__(self) -> str:
         arrays = ", ".join(f"{name}={_short(value)}" for name, value in self.trajectory.items())
-        return (
-            f"{self.property}: expected {_short(self.expected)}, got {_short(self.got)}; likely cause: {self.cause}; "
-            f"with {arrays}"
-        )
+        found = f"{self.property}: expected {_short(self.expected)}, got {_short(self.got)}; likely cause: {self.cause}"
+        return f"{found}; with {arrays}" if arrays else found
 
 
 @dataclass(frozen=True, eq=False)
@@ -384,8 +382,8 @@ def _call_raw(fn: Callable, arguments: dict) -> Any:
 
 
 def _short(value: Any) -> str:
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | tuple):
+        return str(value)
     array = np.asarray(value)
     if array.dtype.kind == "f":
         array = array.astype(np.float64).round(4)

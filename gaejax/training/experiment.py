@@ -21,7 +21,7 @@ import numpy as np
 
 from gaejax.algorithms import Algorithm, PPOConfig, ppo
 from gaejax.environments import make
-from gaejax.policies import mlp_policy
+from gaejax.policies import make_policy
 from gaejax.training.checkpoints import load_checkpoint, save_checkpoint
 from gaejax.training.evaluation import Evaluation, evaluate
 from gaejax.training.logs import Log, plot_learning_curve
@@ -38,7 +38,7 @@ class Experiment:
 
     Attributes:
       environment: a name that `gaejax.make` takes, and `environment_arguments` for it.
-      policy: arguments of `gaejax.mlp_policy`.
+      policy: `gaejax.policies.PolicyOptions`, those that are not its defaults.
       config: the algorithm's hyperparameters.
       total_steps: rows to collect for each seed.
       num_seeds: how many runs, vmapped; `seed` is where their keys come from.
@@ -57,7 +57,7 @@ class Experiment:
     def build(self) -> Algorithm:
         """The algorithm, bound to its environment and policy."""
         environment = make(self.environment, **self.environment_arguments)
-        return ppo(environment, mlp_policy(environment, **self.policy))
+        return ppo(environment, make_policy(environment, **self.policy))
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, for what cannot be run."""

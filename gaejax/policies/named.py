@@ -1,0 +1,67 @@
+"""Policies by names and numbers, as scripts and configuration files have them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+from gaejax.environments import Environment
+from gaejax.policies.actor_critic import actor_critic
+from gaejax.policies.cnn import cnn
+from gaejax.policies.core import Body, Policy, chain
+from gaejax.policies.gru import gru
+from gaejax.policies.linear_recurrent import linear_recurrent
+from gaejax.policies.mlp import mlp
+from gaejax.policies.transformer import transformer
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyOptions:
+    """An encoder of the observations, a memory behind it, and heads for the environment's spaces."""
+
+    encoder: Literal["mlp", "cnn"] = "mlp"
+    """What reads the observations: hidden layers, or a convolution before them."""
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the encoder's hidden layers."""
+    activation: str = "tanh"
+    """tanh, relu, swish, gelu or elu."""
+    memory: Literal["none", "gru", "linear_recurrent", "transformer"] = "none"
+    """What remembers, behind the encoder."""
+    memory_size: int = 64
+    """Its width."""
+    context: int = 64
+    """Steps that a transformer sees."""
+    shared: bool = False
+    """Whether actor and critic share all but their heads."""
+    squash: bool = False
+    """Whether real actions are squashed into their bounds, instead of clipped."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of encoder and memory; parameters, heads and losses are float32."""
+
+
+MEMORIES: dict[str, Callable[[PolicyOptions], tuple[Body, ...]]] = {
+    "none": lambda options: (),
+    "gru": lambda options: (gru(options.memory_size),),
+    "linear_recurrent": lambda options: (linear_recurrent(options.memory_size),),
+    "transformer": lambda options: (transformer(options.memory_size, context=options.context),),
+}
+
+
+def make_policy(environment: Environment, **options: Any) -> Policy:
+    """The policy for an environment that some `PolicyOptions` describe.
+
+    Raises:
+      ValueError: for an option that there is not.
+    """
+    unknown = set(options) - {field.name for field in dataclasses.fields(PolicyOptions)}
+    if unknown:
+        raise ValueError(f"policy has no option {', '.join(sorted(unknown))}: see gaejax.policies.PolicyOptions")
+    chosen = PolicyOptions(**options)
+    for name, known in (("encoder", ("mlp", "cnn")), ("memory", tuple(MEMORIES))):
+        if getattr(chosen, name) not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(chosen, name)!r}")
+    encoder = {"mlp": mlp, "cnn": cnn}[chosen.encoder]
+    first = encoder(hidden_sizes=chosen.hidden_sizes, activation=chosen.activation)
+    memory = MEMORIES[chosen.memory](chosen)
+    body = chain(first, *memory) if memory else first
+    critic_body = None if chosen.shared else body
+    return actor_critic(environment, body, critic_body, squash=chosen.squash, compute_dtype=chosen.compute_dtype)
