@@ -38,7 +38,7 @@ def value_loss(
     def loss(values: jax.Array) -> jax.Array:
         if huber_delta is None:
             return 0.5 * jnp.square(values - targets)
-        return optax.losses.huber_loss(values, targets, huber_delta)
+        return optax.losses.huber_loss(values, targets, delta=huber_delta)
 
     if clip_epsilon is None:
         return loss(values)

@@ -1,5 +1,6 @@
 """Tiny environments whose optimal values are known, in the manner of Andy Jones's probes."""
 
+import jax
 import jax.numpy as jnp
 
 import gaejax
@@ -45,3 +46,18 @@ def spaces(observation_space, action_space, name="drawn"):
         return state + 1, draw(key, observation_space, ()), jnp.float32(0), jnp.bool_(False), state >= 6, {}
 
     return gaejax.Environment(name, reset, step, observation_space, action_space)
+
+
+def remembered_reward(limit=5):
+    """Pays + or - 1 a step for ever, which only the first observation shows; episodes are only ever cut. Every state is
+    worth that reward / (1 - discount), to whoever remembers it."""
+
+    def reset(key, params):
+        reward = jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+        return (reward, jnp.zeros((), jnp.int32)), jnp.stack([reward, 1.0])
+
+    def step(key, state, action, params):
+        reward, time = state
+        return (reward, time + 1), jnp.array([0.0, 1.0]), reward, jnp.bool_(False), time + 1 >= limit, {}
+
+    return gaejax.Environment("remembered", reset, step, gaejax.Box(-1, 1, (2,)), gaejax.Discrete(2))
