@@ -25,6 +25,7 @@ from gaejax.policies import (
     mlp,
     parallel,
     recurrent,
+    skip,
     transformer,
     truncated_backpropagation,
 )
@@ -92,7 +93,7 @@ BODIES = {
     "mlp on a dict": (mlp((8,)), SENSES),
     "cnn": (cnn(3, hidden_sizes=(8,)), IMAGE),
     "parallel": (chain(parallel({"image": cnn(2, hidden_sizes=(4,)), "cell": mlp((4,))}), gru(8)), SENSES),
-    "gru": (chain(mlp((8,)), gru(8)), VECTOR),
+    "gru": (chain(mlp((8,)), skip(gru(8))), VECTOR),
     "gru with remat": (gru(8, remat=True), VECTOR),
     "linear_recurrent": (linear_recurrent(8), VECTOR),
     "transformer": (transformer(8, 2, 2, context=4), VECTOR),

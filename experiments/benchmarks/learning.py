@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gaejax.training import PRESETS, run_experiment
+from gaejax.training import PRESETS, Experiment, run_experiment
 
 RESULTS = Path(__file__).parent / "results" / "learning.csv"
 SEED, NUM_SEEDS, EPISODES = 2026, 5, 256
@@ -42,41 +42,94 @@ def frozen_lake_optimum(horizon: int = 100, success_rate: float = 1 / 3) -> floa
     return value[0]
 
 
-# (environment, changes to its preset's config): the least mean return
-BARS = {
-    ("CartPole-v1", ()): 475,
-    ("Acrobot-v1", ()): -100,
-    ("Pendulum-v1", ()): -200,
-    ("Catch-bsuite", ()): 0.95,
-    ("DiscountingChain-bsuite", ()): 1.09,
-    ("DiscountingChain-bsuite", (("discount", 0.99),)): 0.99,  # and at most 1.01: not worth waiting for
-    ("MountainCarContinuous-v0", ()): 85,
-    ("Breakout-MinAtar", ()): 10,
-    ("FrozenLake-misc", ()): 0.9 * frozen_lake_optimum(),
-}
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A preset, what is changed in it, and between what its mean return must lie."""
+
+    environment: str
+    least: float
+    most: float = float("inf")
+    config: tuple = ()
+    policy: tuple = ()
+    arguments: tuple = ()
+    total_steps: int | None = None
+    num_seeds: int = 5
+
+    @property
+    def changes(self) -> str:
+        """What is changed, as a text."""
+        changes = [*self.arguments, *self.policy, *self.config]
+        return " ".join(f"{name}={value}" for name, value in changes)
+
+    def experiment(self) -> Experiment:
+        """The preset with the changes, on fresh seeds."""
+        known = PRESETS[self.environment]
+        total_steps = self.total_steps or known.total_steps
+        config = known.config.replace(anneal_steps=float(total_steps)).replace(**dict(self.config))
+        return dataclasses.replace(
+            known,
+            config=config,
+            total_steps=total_steps,
+            policy={**known.policy, **dict(self.policy)},
+            environment_arguments={**known.environment_arguments, **dict(self.arguments)},
+            num_seeds=self.num_seeds,
+            seed=SEED,
+            eval_episodes=EPISODES,
+        )
 
 
-def learn(name: str, changes: tuple = ()) -> dict:
-    """Trains a preset on fresh seeds and returns its summary."""
-    known = PRESETS[name]
-    experiment = dataclasses.replace(
-        known, config=known.config.replace(**dict(changes)), num_seeds=NUM_SEEDS, seed=SEED, eval_episodes=EPISODES
-    )
+def memory_chain(length: int, memory: str, total_steps: int, least: float = 0.95, most: float = 1.0) -> Run:
+    arguments, policy = (("memory_length", length),), (("memory", memory),)
+    return Run("MemoryChain-bsuite", least, most, (), policy, arguments, total_steps, num_seeds=3)
+
+
+RUNS = [
+    Run("CartPole-v1", 475),
+    Run("Acrobot-v1", -100),
+    Run("Pendulum-v1", -200),
+    Run("Catch-bsuite", 0.95),
+    Run("DiscountingChain-bsuite", 1.09),
+    Run("DiscountingChain-bsuite", 0.99, 1.01, config=(("discount", 0.99),)),  # not worth waiting for
+    Run("MountainCarContinuous-v0", 85),
+    Run("Breakout-MinAtar", 10),
+    Run("FrozenLake-misc", 0.9 * frozen_lake_optimum()),
+    memory_chain(5, "gru", 100_000),
+    memory_chain(15, "gru", 300_000),
+    memory_chain(30, "linear_recurrent", 500_000),
+    memory_chain(30, "transformer", 500_000),
+    memory_chain(5, "none", 100_000, least=-0.15, most=0.15),
+    Run("BernoulliBandit-misc", 80, 90),
+    Run(
+        "Breakout-MinAtar",
+        10,  # and no less than the MLP's
+        config=(("learning_rate", 3e-3),),
+        policy=(("encoder", "cnn"), ("hidden_sizes", (128,)), ("shared", True)),
+    ),
+    Run("Pendulum-v1", -200, policy=(("squash", True),)),
+    *(
+        Run("CartPole-v1", 475, policy=(("memory", memory), ("hidden_sizes", (64,)), ("context", 32)))
+        for memory in ("gru", "linear_recurrent", "transformer")
+    ),
+]
+
+
+def learn(run: Run) -> dict:
+    """Trains on fresh seeds and returns the summary."""
     with tempfile.TemporaryDirectory() as folder:
-        return run_experiment(experiment, folder)
+        return run_experiment(run.experiment(), folder)
 
 
 def main() -> None:
     rows = []
-    for (name, changes), bar in BARS.items():
-        summary = learn(name, changes)
+    for run in RUNS:
+        summary = learn(run)
         returns = summary["episode_return"]
         rows.append(
             {
-                "environment": name,
-                "changes": " ".join(f"{field}={value}" for field, value in changes),
-                "steps": PRESETS[name].total_steps,
-                "bar": round(bar, 3),
+                "environment": run.environment,
+                "changes": run.changes,
+                "steps": run.experiment().total_steps,
+                "least": round(run.least, 3),
                 "mean": round(returns["mean"], 3),
                 "std": round(returns["std"], 3),
                 "per_seed": " ".join(f"{value:.3f}" for value in returns["per_seed"]),

@@ -110,6 +110,16 @@ def chain(*bodies: Body) -> Body:
     return Body(init, initial_carry, apply)
 
 
+def skip(body: Body) -> Body:
+    """The body's features behind its inputs `[T, N, d]`, joined: what need not be remembered is learned as without."""
+
+    def apply(params: Any, carry: Any, inputs: jax.Array, resets: jax.Array) -> tuple[Any, jax.Array]:
+        carry, features = body.apply(params, carry, inputs, resets)
+        return carry, jnp.concatenate([inputs, features], axis=-1)
+
+    return body._replace(apply=apply)
+
+
 def parallel(bodies: Mapping[str, Body]) -> Body:
     """A body for each part of a dict of inputs; their features are joined."""
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from gaejax.environments import Environment
 from gaejax.policies.actor_critic import actor_critic
 from gaejax.policies.cnn import cnn
-from gaejax.policies.core import Body, Policy, chain
+from gaejax.policies.core import Body, Policy, chain, skip
 from gaejax.policies.gru import gru
 from gaejax.policies.linear_recurrent import linear_recurrent
 from gaejax.policies.mlp import mlp
@@ -40,7 +40,7 @@ class PolicyOptions:
 
 MEMORIES: dict[str, Callable[[PolicyOptions], tuple[Body, ...]]] = {
     "none": lambda options: (),
-    "gru": lambda options: (gru(options.memory_size),),
+    "gru": lambda options: (skip(gru(options.memory_size)),),
     "linear_recurrent": lambda options: (linear_recurrent(options.memory_size),),
     "transformer": lambda options: (transformer(options.memory_size, context=options.context),),
 }

@@ -90,6 +90,23 @@ PRESETS = {
             num_minibatches=8,
             learning_rate=5e-3,
         ),
+        _preset(  # one bit at the start decides the reward at the end, so nothing in between says how well it goes
+            "MemoryChain-bsuite",
+            100_000,
+            policy={"memory": "gru", "shared": True},
+            num_envs=16,
+            num_steps=64,
+            learning_rate=2e-3,
+            gae_lambda=1.0,
+        ),
+        _preset(  # episodes of 100 steps and their final rows
+            "BernoulliBandit-misc",
+            1_000_000,
+            policy={"memory": "gru", "shared": True},
+            num_envs=32,
+            num_steps=101,
+            learning_rate=1e-3,
+        ),
         _preset(  # sixteen states seen one-hot: without hidden layers policy and critic are tables
             "FrozenLake-misc",
             300_000,
