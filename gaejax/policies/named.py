@@ -28,6 +28,8 @@ class PolicyOptions:
     """What remembers, behind the encoder."""
     memory_size: int = 64
     """Its width."""
+    skip: bool = True
+    """Whether the heads see the encoder's features beside a GRU's (the other memories have residuals)."""
     context: int = 64
     """Steps that a transformer sees."""
     shared: bool = False
@@ -40,7 +42,7 @@ class PolicyOptions:
 
 MEMORIES: dict[str, Callable[[PolicyOptions], tuple[Body, ...]]] = {
     "none": lambda options: (),
-    "gru": lambda options: (skip(gru(options.memory_size)),),
+    "gru": lambda options: (skip(gru(options.memory_size)) if options.skip else gru(options.memory_size),),
     "linear_recurrent": lambda options: (linear_recurrent(options.memory_size),),
     "transformer": lambda options: (transformer(options.memory_size, context=options.context),),
 }

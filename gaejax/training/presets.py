@@ -99,13 +99,13 @@ PRESETS = {
             learning_rate=2e-3,
             gae_lambda=1.0,
         ),
-        _preset(  # episodes of 100 steps and their final rows
+        _preset(  # episodes of 100 steps and their final rows; what the last step showed alone is a trap
             "BernoulliBandit-misc",
             1_000_000,
-            policy={"memory": "gru", "shared": True},
+            policy={"hidden_sizes": (64,), "memory": "gru", "skip": False, "shared": True},
             num_envs=32,
             num_steps=101,
-            learning_rate=1e-3,
+            learning_rate=3e-3,
         ),
         _preset(  # sixteen states seen one-hot: without hidden layers policy and critic are tables
             "FrozenLake-misc",

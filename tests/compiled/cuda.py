@@ -30,6 +30,9 @@ PROGRAMS = {
     "gae (1024, 256), slices": "gae((1024, 256), method='slices')",
     "gae (1024, 256), blocks": "gae((1024, 256), method='blocks')",
     "PPO step, 4 seeds": "ppo_step()",
+    "PPO step, GRU": "ppo_step(memory='gru')",
+    "PPO step, linear-recurrent": "ppo_step(memory='linear_recurrent')",
+    "PPO step, transformer": "ppo_step(memory='transformer', shared=True)",
 }
 
 
@@ -44,7 +47,7 @@ def one(expression):
     sharding = programs.jax.sharding.SingleDeviceSharding(topology.devices[0])
     names = {
         "gae": lambda shape, **options: programs.compiled(sharding, shape, **options),
-        "ppo_step": lambda: programs.step_program(sharding, 4),
+        "ppo_step": lambda **policy: programs.step_program(sharding, 4, num_envs=128, num_steps=64, **policy),
     }
     text = eval(expression, names).as_text()
     assert "tpu_custom_call" not in text

@@ -54,10 +54,10 @@ def at_most(limit, bytes_):
     assert bytes_ <= MOST_BYTES[limit], f"{bytes_:.1f} bytes an element, more than {MOST_BYTES[limit]} ({limit})"
 
 
-def step_program(sharding, num_seeds, num_envs=2048, num_steps=16):
-    """The PPO training step on CartPole, vmapped over seeds."""
+def step_program(sharding, num_seeds, num_envs=2048, num_steps=16, **policy):
+    """The PPO training step on CartPole, vmapped over seeds, with a policy of some options."""
     environment = gaejax.make("CartPole-v1")
-    algorithm = gaejax.ppo(environment, gaejax.mlp_policy(environment))
+    algorithm = gaejax.ppo(environment, gaejax.policies.make_policy(environment, **policy))
     config = gaejax.PPOConfig(num_envs=num_envs, num_steps=num_steps)
     init = jax.vmap(algorithm.init, in_axes=(0, None))
     states = jax.eval_shape(lambda keys: init(keys, config), jax.random.split(jax.random.key(0), num_seeds))
@@ -100,6 +100,14 @@ def main():
         bytes_, temporary = report(f"{name} PPO step, 4 seeds", step_program(one, 4), 4 * 2048 * 16)
         at_most("step", bytes_)
         at_most("step, temporary", temporary)
+
+    one = jax.sharding.SingleDeviceSharding(
+        topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0]
+    )
+    for memory, dtype in {"gru": "float32", "linear_recurrent": "float32", "transformer": "bfloat16"}.items():
+        policy = {"memory": memory, "shared": True, "compute_dtype": dtype}
+        program = step_program(one, 2, num_envs=256, num_steps=64, **policy)
+        report(f"v5e PPO step, 2 seeds, {memory}, {dtype}", program, 2 * 256 * 64)
 
     # A green run means something only if what cannot work is refused.
     from gaejax.recurrence import tpu
