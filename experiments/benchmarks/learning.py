@@ -85,6 +85,11 @@ def memory_chain(length: int, memory: str, total_steps: int, least: float = 0.95
     return Run("MemoryChain-bsuite", least, most, (), policy, arguments, total_steps, num_seeds=3)
 
 
+def cart_pole(memory: str, total_steps: int, learning_rate: float) -> Run:
+    policy = (("memory", memory), ("hidden_sizes", (64,)), ("context", 32))
+    return Run("CartPole-v1", 475, config=(("learning_rate", learning_rate),), policy=policy, total_steps=total_steps)
+
+
 RUNS = [
     Run("CartPole-v1", 475),
     Run("Acrobot-v1", -100),
@@ -108,10 +113,9 @@ RUNS = [
         policy=(("encoder", "cnn"), ("hidden_sizes", (128,)), ("shared", True)),
     ),
     Run("Pendulum-v1", -200, policy=(("squash", True),)),
-    *(
-        Run("CartPole-v1", 475, policy=(("memory", memory), ("hidden_sizes", (64,)), ("context", 32)))
-        for memory in ("gru", "linear_recurrent", "transformer")
-    ),
+    cart_pole("gru", 150_000, 3e-3),
+    cart_pole("linear_recurrent", 150_000, 1e-3),
+    cart_pole("transformer", 300_000, 1e-3),
 ]
 
 
