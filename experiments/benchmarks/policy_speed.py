@@ -25,7 +25,7 @@ from gaejax.policies.initializers import orthogonal
 from gaejax.policies.layers import Readout
 
 RESULTS = Path(__file__).parent / "results" / "policy_speed.csv"
-TOTAL_STEPS, ROUNDS = 65_536, 11
+TOTAL_STEPS, ROUNDS = 32_768, 9
 CONFIG = gaejax.PPOConfig(num_envs=16, num_steps=64, num_epochs=4, num_minibatches=4, learning_rate=1e-3)
 
 
