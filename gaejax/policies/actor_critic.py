@@ -109,12 +109,14 @@ def observing(body: Body, space: Space, argument: str, names: Sequence[str] | No
     elif names is not None:
         raise ValueError(f"{argument} needs a Dict of observations, got a {type(space).__name__}")
 
+    def compute(x: jax.Array) -> jax.Array:
+        return x.astype(compute_dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
     def init(key: jax.Array, observations: Any) -> Any:
         return body.init(key, encode(observations, space))
 
     def apply(params: Any, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, jax.Array]:
-        inputs = encode(observations, space)
-        params, inputs = jax.tree.map(lambda x: x.astype(compute_dtype), (params, inputs))
+        params, inputs = jax.tree.map(compute, (params, encode(observations, space)))
         carry, features = body.apply(params, carry, inputs, resets)
         return carry, features.astype(jnp.float32)
 
