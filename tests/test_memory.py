@@ -154,22 +154,21 @@ def test_burn_in_leaves_out_the_first_steps_of_rows_that_go_on():
 
 def test_what_is_burned_in_bears_no_loss():
     """Rewards differ in the first eight steps of the second rollout; the parameters behind it do not."""
-    environment = remembered_reward(limit=1000)
-    poisoned = environment.replace(
-        step=lambda key, state, *rest: (
-            *(outcome := environment.step(key, state, *rest))[:2],
-            jnp.where((state[1] >= 16) & (state[1] < 24), 100.0, outcome[2]),
-            *outcome[3:],
-        )
-    )
+    plain = remembered_reward(limit=1000)
+
+    def step(key, state, action, bonus):
+        following, observation, reward, *flags = plain.step(key, state, action, ())
+        early = (state[1] >= 16) & (state[1] < 24)
+        return following, observation, reward + jnp.where(early, bonus, 0.0), *flags
+
+    environment = plain.replace(step=step, params=jnp.float32(0))
+    algorithm = gaejax.ppo(environment, actor_critic(environment, gru(4)))
     for burn_in_steps, same in ((8, True), (0, False)):
+        step_once = jax.jit(algorithm.step)
+        start, _ = step_once(algorithm.init(jax.random.key(0), CONFIG.replace(burn_in_steps=burn_in_steps)))
         params = []
-        for each in (environment, poisoned):
-            algorithm = gaejax.ppo(each, actor_critic(each, gru(4)))
-            state = algorithm.init(jax.random.key(0), CONFIG.replace(burn_in_steps=burn_in_steps))
-            step = jax.jit(algorithm.step)
-            state, _ = step(state)
-            state, info = step(state)
+        for bonus in (0.0, 100.0):
+            state, info = step_once(start._replace(environment_params=jnp.float32(bonus)))
             assert info.env_steps == 64
             params.append(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state.params)]))
         assert np.array_equal(*params) is same
