@@ -2,7 +2,17 @@
 
 from gaejax.policies.actor_critic import actor_critic, mlp_policy
 from gaejax.policies.cnn import cnn
-from gaejax.policies.core import Body, Policy, chain, feed_forward, parallel, recurrent, skip, truncated_backpropagation
+from gaejax.policies.core import (
+    Body,
+    Policy,
+    chain,
+    feed_forward,
+    parallel,
+    recurrent,
+    sequential,
+    skip,
+    truncated_backpropagation,
+)
 from gaejax.policies.gru import gru
 from gaejax.policies.linear_recurrent import linear_recurrent
 from gaejax.policies.mlp import mlp
@@ -24,6 +34,7 @@ __all__ = [
     "mlp_policy",
     "parallel",
     "recurrent",
+    "sequential",
     "skip",
     "transformer",
     "truncated_backpropagation",

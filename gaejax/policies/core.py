@@ -81,6 +81,22 @@ def recurrent(init: Callable, step: Callable, initial_state: Callable) -> Body:
     return Body(lambda key, inputs: init(key, jax.tree.map(lambda x: x[0], inputs)), initial_state, apply)
 
 
+def sequential(init: Callable, apply: Callable, initial_carry: Callable) -> Body:
+    """A body with memory, of functions that take all steps at once and see to resets themselves.
+
+    Args:
+      init: `(key, carry, inputs [T, N, ...], resets [T, N]) -> params`.
+      apply: `(params, carry, inputs, resets) -> (carry, features [T, N, h])`.
+      initial_carry: `batch size N -> carry`.
+    """
+
+    def init_from_inputs(key: jax.Array, inputs: Any) -> Any:
+        steps, rows = jax.tree.leaves(inputs)[0].shape[:2]
+        return init(key, initial_carry(rows), inputs, jnp.zeros((steps, rows), bool))
+
+    return Body(init_from_inputs, initial_carry, apply)
+
+
 def cleared(carry: Any, fresh: Any, reset: jax.Array) -> Any:
     """`fresh` in the rows `[N]` where an episode starts, `carry` in the others: nothing passes, not even a NaN."""
     return jax.tree.map(lambda new, old: jnp.where(reset.reshape(-1, *[1] * (old.ndim - 1)), new, old), fresh, carry)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gaejax.policies.core import Body
+from gaejax.policies.core import Body, sequential
 from gaejax.policies.layers import check_positive, flat
 from gaejax.recurrence import reverse_linear_recurrence
 
@@ -27,11 +27,7 @@ def linear_recurrent(size: int = 64, num_layers: int = 2) -> Body:
     def initial_carry(batch: int) -> tuple:
         return tuple(jnp.zeros((batch, size), jnp.float32) for _ in range(num_layers))
 
-    def init(key: jax.Array, inputs: Any) -> Any:
-        steps, rows = jax.tree.leaves(inputs)[0].shape[:2]
-        return module.init(key, initial_carry(rows), inputs, jnp.zeros((steps, rows), bool))
-
-    return Body(init, initial_carry, module.apply)
+    return sequential(module.init, module.apply, initial_carry)
 
 
 class Layers(nn.Module):

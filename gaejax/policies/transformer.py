@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.policies.attention import Cache, View, attend, empty_cache, look, rotate, write
-from gaejax.policies.core import Body
+from gaejax.policies.core import Body, sequential
 from gaejax.policies.layers import check_positive, flat
 
 
@@ -43,11 +43,7 @@ def transformer(
     def initial_carry(batch: int) -> Cache:
         return empty_cache(batch, num_layers, context, (num_heads, size // num_heads))
 
-    def init(key: jax.Array, inputs: Any) -> Any:
-        steps, rows = jax.tree.leaves(inputs)[0].shape[:2]
-        return module.init(key, initial_carry(rows), inputs, jnp.zeros((steps, rows), bool))
-
-    return Body(init, initial_carry, module.apply)
+    return sequential(module.init, module.apply, initial_carry)
 
 
 class Transformer(nn.Module):
