@@ -17,7 +17,18 @@ from gaejax.advantages import (
     vtrace,
     weight_corrected_gae,
 )
-from gaejax.algorithms import PPOConfig, ppo
+from gaejax.algorithms import (
+    A2CConfig,
+    PPOConfig,
+    PQNConfig,
+    ReinforceConfig,
+    TRPOConfig,
+    a2c,
+    ppo,
+    pqn,
+    reinforce,
+    trpo,
+)
 from gaejax.environments import (
     Box,
     Dict,
@@ -29,7 +40,7 @@ from gaejax.environments import (
     environment_names,
     make,
 )
-from gaejax.policies import Policy, actor_critic, mlp_policy
+from gaejax.policies import Policy, actor_critic, mlp_policy, q_network
 from gaejax.recurrence import reverse_linear_recurrence
 from gaejax.rollout import Trajectory, rollout
 from gaejax.training import Evaluation, Experiment, evaluate, load_checkpoint, run_experiment, save_checkpoint, train
@@ -37,6 +48,7 @@ from gaejax.training import Evaluation, Experiment, evaluate, load_checkpoint, r
 __version__ = "0.1.0"
 
 __all__ = [
+    "A2CConfig",
     "Box",
     "Dict",
     "Discrete",
@@ -46,8 +58,12 @@ __all__ = [
     "MultiBinary",
     "MultiDiscrete",
     "PPOConfig",
+    "PQNConfig",
     "Policy",
+    "ReinforceConfig",
+    "TRPOConfig",
     "Trajectory",
+    "a2c",
     "actor_critic",
     "auto_reset",
     "decoupled_gae",
@@ -62,7 +78,10 @@ __all__ = [
     "n_step",
     "partial_gae",
     "ppo",
+    "pqn",
     "q_lambda",
+    "q_network",
+    "reinforce",
     "relative_position_lambda",
     "retrace",
     "reverse_linear_recurrence",
@@ -73,6 +92,7 @@ __all__ = [
     "td_lambda",
     "testing",
     "train",
+    "trpo",
     "upgo",
     "vtrace",
     "weight_corrected_gae",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ class Distribution(Protocol):
     def log_prob(self, actions: jax.Array) -> jax.Array: ...
 
     def entropy(self) -> jax.Array: ...
+
+    def kl_divergence(self, other: Any) -> jax.Array: ...
 
 
 class Categorical(NamedTuple):
@@ -46,6 +48,11 @@ class Categorical(NamedTuple):
         log_probs = jax.nn.log_softmax(self.logits)
         return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
+    def kl_divergence(self, other: "Categorical") -> jax.Array:
+        """KL(self || other) `[...]` in nats."""
+        log_probs = jax.nn.log_softmax(self.logits)
+        return jnp.sum(jnp.exp(log_probs) * (log_probs - jax.nn.log_softmax(other.logits)), axis=-1)
+
 
 class DiagonalGaussian(NamedTuple):
     """Independent normal distributions over `D` real numbers: `mean` and `log_std`, each `[..., D]`."""
@@ -69,6 +76,12 @@ class DiagonalGaussian(NamedTuple):
     def entropy(self) -> jax.Array:
         """Differential entropies `[...]` in nats."""
         return jnp.sum(self.log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
+
+    def kl_divergence(self, other: "DiagonalGaussian") -> jax.Array:
+        """KL(self || other) `[...]` in nats."""
+        distance = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        ratio = self.log_std - other.log_std
+        return jnp.sum(0.5 * (jnp.expm1(2 * ratio) + distance**2) - ratio, axis=-1)
 
 
 class TanhGaussian(NamedTuple):
@@ -102,6 +115,10 @@ class TanhGaussian(NamedTuple):
         stretch = 2 * (math.log(2) - jnp.abs(numbers) - jax.nn.softplus(-2 * jnp.abs(numbers)))
         expected = stretch @ (weights / weights.sum()).astype(np.float32)
         return DiagonalGaussian(*self).entropy() + jnp.sum(expected, axis=-1)
+
+    def kl_divergence(self, other: "TanhGaussian") -> jax.Array:
+        """KL(self || other) `[...]` in nats: that of the normal numbers, since both are squashed alike."""
+        return DiagonalGaussian(*self).kl_divergence(DiagonalGaussian(*other))
 
 
 def _inside(actions: jax.Array) -> jax.Array:
@@ -138,6 +155,57 @@ class MultiCategorical:
         """Entropies `[...]` in nats."""
         return sum(part.entropy() for part in self.choices())
 
+    def kl_divergence(self, other: "MultiCategorical") -> jax.Array:
+        """KL(self || other) `[...]` in nats."""
+        pairs = zip(self.choices(), other.choices(), strict=True)
+        return sum(part.kl_divergence(another) for part, another in pairs)
+
+
+class EpsilonGreedy(NamedTuple):
+    """The action of the highest value, but with probability epsilon any (of those whose value is not masked out).
+
+    Attributes:
+      action_values: `[..., A]`.
+      epsilon: `[...]`.
+    """
+
+    action_values: jax.Array
+    epsilon: jax.Array
+
+    def behaviour(self) -> Categorical:
+        """The probabilities of the actions."""
+        allowed = self.action_values > jnp.finfo(self.action_values.dtype).min
+        greedy = jax.nn.one_hot(self.mode(), allowed.shape[-1])
+        epsilon = self.epsilon[..., None]
+        probabilities = (1 - epsilon) * greedy + epsilon * allowed / jnp.sum(allowed, axis=-1, keepdims=True)
+        tiny = jnp.finfo(probabilities.dtype).tiny
+        return Categorical(mask_logits(jnp.log(jnp.maximum(probabilities, tiny)), probabilities > 0))
+
+    def values_of(self, actions: jax.Array) -> jax.Array:
+        """The values `[...]` of integer `actions` `[...]`."""
+        chosen = jax.nn.one_hot(actions, self.action_values.shape[-1], dtype=jnp.bool_)
+        return jnp.sum(jnp.where(chosen, self.action_values, 0), axis=-1)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Actions `[...]`, int32."""
+        return self.behaviour().sample(key)
+
+    def mode(self) -> jax.Array:
+        """The actions of the highest value `[...]`, int32."""
+        return jnp.argmax(self.action_values, axis=-1).astype(jnp.int32)
+
+    def log_prob(self, actions: jax.Array) -> jax.Array:
+        """Log-probabilities `[...]` of integer `actions` `[...]`."""
+        return self.behaviour().log_prob(actions)
+
+    def entropy(self) -> jax.Array:
+        """Entropies `[...]` in nats."""
+        return self.behaviour().entropy()
+
+    def kl_divergence(self, other: "EpsilonGreedy") -> jax.Array:
+        """KL(self || other) `[...]` in nats."""
+        return self.behaviour().kl_divergence(other.behaviour())
+
 
 @struct.dataclass
 class LazyCategorical:
@@ -172,21 +240,29 @@ class LazyCategorical:
         """Entropies `[...]` in nats."""
         return self._by_position(lambda distribution: distribution.entropy())
 
-    def _by_position(self, method: Callable, *inputs: jax.Array) -> jax.Array:
-        """`method(the position's Categorical, *inputs at the position)` everywhere."""
+    def kl_divergence(self, other: "LazyCategorical") -> jax.Array:
+        """KL(self || other) `[...]` in nats."""
+        return self._by_position(Categorical.kl_divergence, others=(other,))
 
-        def everywhere(hidden: jax.Array, kernel: jax.Array, bias: jax.Array, *inputs: jax.Array) -> jax.Array:
+    def _by_position(self, method: Callable, *inputs: jax.Array, others: tuple = ()) -> jax.Array:
+        """`method(the position's Categorical, those of others, *inputs at the position)` everywhere."""
+
+        def everywhere(lazy: tuple, inputs: tuple) -> jax.Array:
+            hidden = tuple(one.hidden for one in lazy)
+
             @jax.checkpoint
             def at_position(position: tuple) -> jax.Array:
-                hidden, *inputs = position
-                return method(Categorical(kernel @ hidden + bias), *inputs)
+                hidden, inputs = position
+                made = [Categorical(one.kernel @ h + one.bias) for one, h in zip(lazy, hidden, strict=True)]
+                return method(*made, *inputs)
 
-            positions = jax.tree.map(lambda x: x.reshape(-1, *x.shape[hidden.ndim - 1 :]), (hidden, *inputs))
-            return jax.lax.map(at_position, positions, batch_size=self.chunk).reshape(hidden.shape[:-1])
+            leading = hidden[0].shape[:-1]
+            positions = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(leading) :]), (hidden, inputs))
+            return jax.lax.map(at_position, positions, batch_size=self.chunk).reshape(leading)
 
         for _ in range(self.kernel.ndim - 2):
             everywhere = jax.vmap(everywhere)
-        return everywhere(self.hidden, self.kernel, self.bias, *inputs)
+        return everywhere((self, *others), inputs)
 
 
 def mask_logits(logits: jax.Array, mask: jax.Array) -> jax.Array:

@@ -1,17 +1,46 @@
 """Policy-gradient losses, element by element: the caller takes the masked mean."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+Objective = Callable[[jax.Array, jax.Array, Any], jax.Array]
+"""What a policy is asked for: `(log_ratios, advantages, config) -> losses`, all arrays of one shape."""
 
-def clipped_surrogate_loss(log_ratios: jax.Array, advantages: jax.Array, clip_epsilon: jax.Array) -> jax.Array:
-    """PPO's pessimistic surrogate, negated to be minimized (Schulman et al. 2017, arXiv:1707.06347, equation 7)."""
+
+def policy_gradient_loss(log_ratios: jax.Array, advantages: jax.Array, config: Any = None) -> jax.Array:
+    """The policy gradient's surrogate (Williams 1992): its gradient is that of the log-probabilities, weighted."""
+    return -log_ratios * advantages
+
+
+def clipped_surrogate_loss(
+    log_ratios: jax.Array, advantages: jax.Array, clip_epsilon: jax.Array, clip_epsilon_high: jax.Array | None = None
+) -> jax.Array:
+    """PPO's pessimistic surrogate, negated to be minimized (Schulman et al. 2017, arXiv:1707.06347, equation 7);
+    `clip_epsilon_high` is another bound above 1, to let the improbable rise ("clip-higher", Yu et al. 2025,
+    arXiv:2503.14476)."""
     ratios = jnp.exp(log_ratios)
-    clipped = jnp.clip(ratios, 1 - clip_epsilon, 1 + clip_epsilon)
+    high = clip_epsilon if clip_epsilon_high is None else clip_epsilon_high
+    clipped = jnp.clip(ratios, 1 - clip_epsilon, 1 + high)
     return -jnp.minimum(ratios * advantages, clipped * advantages)
+
+
+def kl_penalty_loss(log_ratios: jax.Array, advantages: jax.Array, kl_coefficient: jax.Array) -> jax.Array:
+    """The unclipped surrogate with a penalty on KL(old || new), estimated at the old policy's actions by `kl_estimate`
+    (Schulman et al. 2017, arXiv:1707.06347, equation 8). With coefficient 0 nothing keeps the policy."""
+    return -jnp.exp(log_ratios) * advantages + kl_coefficient * kl_estimate(log_ratios)
+
+
+def drift_loss(log_ratios: jax.Array, advantages: jax.Array, alpha: float = 2.0, beta: float = 0.6) -> jax.Array:
+    """Discovered Policy Optimisation: the surrogate less a drift that is 0, with gradient 0, at ratio 1 (Lu et al.
+    2022, arXiv:2210.05639, equation 6)."""
+    gain, log_gain = jnp.expm1(log_ratios) * advantages, log_ratios * advantages
+    positive = jax.nn.relu(gain - alpha * jnp.tanh(gain / alpha))
+    negative = jax.nn.relu(log_gain - beta * jnp.tanh(log_gain / beta))
+    return jnp.where(advantages >= 0, positive, negative) - jnp.exp(log_ratios) * advantages
 
 
 def value_loss(

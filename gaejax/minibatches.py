@@ -89,7 +89,7 @@ def minibatch_epochs(
 
     Args:
       key: randomness of the shuffles.
-      batch: a pytree with leaves `[T, N, ...]`.
+      batch: a pytree with leaves `[T, N, ...]`, or a function of the state that makes it anew for every epoch.
       carry: the policy's memory at the start of every row, leaves `[N, ...]`. Minibatches are whole rows; where there
         is no memory the rows are folded to single steps.
       update: `(state, (minibatch, carry)) -> (state, info)`.
@@ -98,13 +98,17 @@ def minibatch_epochs(
     Returns:
       The last state, and the infos, leaves `[num_epochs, num_minibatches, ...]`.
     """
-    if not jax.tree.leaves(carry):
-        batch = fold_steps(batch)
-    num_rows = jax.tree.leaves(batch)[0].shape[1]
+
+    def rows_now(state: Any) -> Any:
+        now = batch(state) if callable(batch) else batch
+        return now if jax.tree.leaves(carry) else fold_steps(now)
+
+    num_rows = jax.tree.leaves(jax.eval_shape(rows_now, state))[0].shape[1]
     if num_rows % num_minibatches:
         raise ValueError(f"num_minibatches must divide the {num_rows} rows of a batch, got {num_minibatches}")
 
     def epoch(state: Any, key: jax.Array) -> tuple:
+        batch = rows_now(state)
         rows = random_permutation(key, num_rows).reshape(num_minibatches, -1)
 
         def step(state: Any, rows: jax.Array) -> tuple:

@@ -124,12 +124,35 @@ def rollout(
     return following, trajectory, jax.tree.map(jnp.sum, episodes)
 
 
-def trajectory_values(act: Act, trajectory: Trajectory) -> tuple[jax.Array, jax.Array]:
-    """The critic's values of every step and of its successor, each `[T, N]`, from one `apply` over `T + 1` steps."""
+def replay(act: Act, trajectory: Trajectory) -> tuple[Any, Any]:
+    """The distributions and values of every step and of what follows the last, from one `apply` over `T + 1` steps."""
     observations, resets = jax.tree.map(
         lambda steps, last: jnp.concatenate([steps, last[None]]),
         (trajectory.observations, trajectory.resets),
         (trajectory.last_observation, trajectory.last_reset),
     )
-    values = expected_values(act(trajectory.initial_carry, observations, resets)[2])
+    return act(trajectory.initial_carry, observations, resets)[1:]
+
+
+def trajectory_values(act: Act, trajectory: Trajectory) -> tuple[jax.Array, jax.Array]:
+    """The critic's values of every step and of its successor, each `[T, N]`."""
+    values = expected_values(replay(act, trajectory)[1])
     return values[:-1], values[1:]
+
+
+def episode_steps(resets: jax.Array, before: jax.Array) -> jax.Array:
+    """The number in its episode, from 0, of each of `[T, N]` steps of rows that had taken `before` `[N]` steps."""
+    index = jnp.arange(resets.shape[0], dtype=jnp.int32)[:, None]
+    start = jax.lax.cummax(jnp.where(resets, index, -1))
+    return jnp.where(start < 0, before + index, index - start)
+
+
+def finite_where_masked(observations: Any, mask: jax.Array) -> Any:
+    """Observations `[T, N, ...]` whose masked rows are finite: a final observation may be NaN, and would make the
+    gradient NaN though its loss is masked. (What is finite stays: a policy with memory reads forced steps too.)"""
+
+    def clean(part: jax.Array) -> jax.Array:
+        keep = jnp.expand_dims(mask, range(mask.ndim, part.ndim)) | jnp.isfinite(part)
+        return jnp.where(keep, part, 0).astype(part.dtype)
+
+    return jax.tree.map(clean, observations)

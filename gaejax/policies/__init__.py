@@ -1,6 +1,6 @@
 """Policies as values: the protocol, bodies of all kinds, and the actor-critic that puts heads on them."""
 
-from gaejax.policies.actor_critic import actor_critic, mlp_policy
+from gaejax.policies.actor_critic import actor_critic, distribution_of, mlp_policy
 from gaejax.policies.cnn import cnn
 from gaejax.policies.core import (
     Body,
@@ -17,6 +17,7 @@ from gaejax.policies.gru import gru
 from gaejax.policies.linear_recurrent import linear_recurrent
 from gaejax.policies.mlp import mlp
 from gaejax.policies.named import PolicyOptions, make_policy
+from gaejax.policies.q_network import q_network
 from gaejax.policies.transformer import transformer
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "actor_critic",
     "chain",
     "cnn",
+    "distribution_of",
     "feed_forward",
     "gru",
     "linear_recurrent",
@@ -33,6 +35,7 @@ __all__ = [
     "mlp",
     "mlp_policy",
     "parallel",
+    "q_network",
     "recurrent",
     "sequential",
     "skip",

@@ -51,7 +51,7 @@ def actor_critic(
     """
     space, actions = environment.observation_space, environment.action_space
     masked = isinstance(space, Dict) and MASK in space.spaces
-    _check(environment, squash, masked, logits_chunk, value_bins)
+    check_spaces(environment, masked, squash, logits_chunk, value_bins)
     bodies = {"actor": observing(body, space, "actor_observations", actor_observations, compute_dtype)}
     if critic_body is not None:
         bodies["critic"] = observing(critic_body, space, "critic_observations", critic_observations, compute_dtype)
@@ -123,6 +123,16 @@ def observing(body: Body, space: Space, argument: str, names: Sequence[str] | No
     return Body(init, body.initial_carry, apply)
 
 
+def distribution_of(policy: Policy, environment: Environment) -> type:
+    """The kind of distribution that a policy returns for an environment's observations; nothing is computed."""
+
+    def apply(key: jax.Array) -> Any:
+        observations = jax.tree.map(lambda x: x[None, None], zeros(environment.observation_space))
+        return policy.apply(policy.init(key), policy.initial_carry(1), observations, jnp.ones((1, 1), bool))[1]
+
+    return type(jax.eval_shape(apply, jax.random.key(0)))
+
+
 def zeros(space: Space) -> Any:
     """An observation of a space: zeros (of an action mask: everything allowed)."""
     if isinstance(space, Dict):
@@ -131,8 +141,12 @@ def zeros(space: Space) -> Any:
     return jnp.zeros(space.shape, dtype)
 
 
-def _check(
-    environment: Environment, squash: bool, masked: bool, logits_chunk: int | None, value_bins: ValueBins | None
+def check_spaces(
+    environment: Environment,
+    masked: bool,
+    squash: bool = False,
+    logits_chunk: int | None = None,
+    value_bins: ValueBins | None = None,
 ) -> None:
     """Raises ValueError for what no head fits."""
     space, name = environment.action_space, environment.name

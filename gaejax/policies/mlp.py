@@ -13,17 +13,18 @@ from gaejax.policies.initializers import orthogonal
 from gaejax.policies.layers import activation_function, flat
 
 
-def mlp(hidden_sizes: Sequence[int] = (64, 64), activation: str = "tanh") -> Body:
+def mlp(hidden_sizes: Sequence[int] = (64, 64), activation: str = "tanh", layer_norm: bool = False) -> Body:
     """Hidden layers over the flattened inputs, without memory; orthogonal weights with gain sqrt(2).
 
     Args:
       hidden_sizes: widths of the layers; none leaves the inputs as they are.
       activation: one of "tanh", "relu", "swish", "gelu", "elu".
+      layer_norm: whether each layer is normalized before its activation.
 
     Raises:
       ValueError: for a width or an activation that there is not.
     """
-    module = MLP(check_sizes("hidden_sizes", hidden_sizes), activation_function(activation))
+    module = MLP(check_sizes("hidden_sizes", hidden_sizes), activation_function(activation), layer_norm)
     return feed_forward(module.init, module.apply)
 
 
@@ -40,10 +41,12 @@ class MLP(nn.Module):
 
     hidden_sizes: Sequence[int]
     activation: Callable
+    layer_norm: bool = False
 
     @nn.compact
     def __call__(self, inputs: Any) -> jax.Array:
         features = flat(inputs)
         for size in self.hidden_sizes:
-            features = self.activation(nn.Dense(size, kernel_init=orthogonal(math.sqrt(2)))(features))
+            features = nn.Dense(size, kernel_init=orthogonal(math.sqrt(2)))(features)
+            features = self.activation(nn.LayerNorm()(features) if self.layer_norm else features)
         return features

@@ -11,6 +11,7 @@ from gaejax.policies.core import Body, Policy, chain, skip
 from gaejax.policies.gru import gru
 from gaejax.policies.linear_recurrent import linear_recurrent
 from gaejax.policies.mlp import mlp
+from gaejax.policies.q_network import q_network
 from gaejax.policies.transformer import transformer
 
 
@@ -32,6 +33,8 @@ class PolicyOptions:
     """Whether the heads see the encoder's features beside a GRU's (the other memories have residuals)."""
     context: int = 64
     """Steps that a transformer sees."""
+    layer_norm: bool = False
+    """Whether each layer of the encoder is normalized before its activation."""
     shared: bool = False
     """Whether actor and critic share all but their heads."""
     squash: bool = False
@@ -48,8 +51,8 @@ MEMORIES: dict[str, Callable[[PolicyOptions], tuple[Body, ...]]] = {
 }
 
 
-def make_policy(environment: Environment, **options: Any) -> Policy:
-    """The policy for an environment that some `PolicyOptions` describe.
+def make_policy(environment: Environment, *, action_values: bool = False, **options: Any) -> Policy:
+    """The policy for an environment that some `PolicyOptions` describe: an actor-critic, or one of action values.
 
     Raises:
       ValueError: for an option that there is not.
@@ -62,8 +65,10 @@ def make_policy(environment: Environment, **options: Any) -> Policy:
         if getattr(chosen, name) not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(chosen, name)!r}")
     encoder = {"mlp": mlp, "cnn": cnn}[chosen.encoder]
-    first = encoder(hidden_sizes=chosen.hidden_sizes, activation=chosen.activation)
+    first = encoder(hidden_sizes=chosen.hidden_sizes, activation=chosen.activation, layer_norm=chosen.layer_norm)
     memory = MEMORIES[chosen.memory](chosen)
     body = chain(first, *memory) if memory else first
+    if action_values:
+        return q_network(environment, body, compute_dtype=chosen.compute_dtype)
     critic_body = None if chosen.shared else body
     return actor_critic(environment, body, critic_body, squash=chosen.squash, compute_dtype=chosen.compute_dtype)
