@@ -43,7 +43,17 @@ from gaejax.environments import (
 from gaejax.policies import Policy, actor_critic, mlp_policy, q_network
 from gaejax.recurrence import reverse_linear_recurrence
 from gaejax.rollout import Trajectory, rollout
-from gaejax.training import Evaluation, Experiment, evaluate, load_checkpoint, run_experiment, save_checkpoint, train
+from gaejax.training import (
+    Evaluation,
+    Experiment,
+    evaluate,
+    export,
+    load_checkpoint,
+    run_experiment,
+    save_checkpoint,
+    train,
+    warm_start,
+)
 
 __version__ = "0.1.0"
 
@@ -69,6 +79,7 @@ __all__ = [
     "decoupled_gae",
     "environment_names",
     "evaluate",
+    "export",
     "gae",
     "length_adaptive_lambda",
     "load_checkpoint",
@@ -95,5 +106,6 @@ __all__ = [
     "trpo",
     "upgo",
     "vtrace",
+    "warm_start",
     "weight_corrected_gae",
 ]

@@ -265,6 +265,13 @@ def partial_gae(*, keep: int, gae_lambda: Any, **steps: Unpack[Steps]) -> tuple[
     )
 
 
+ESTIMATORS = {
+    each.__name__: each
+    for each in (gae, td_lambda, monte_carlo, vtrace, retrace, q_lambda, upgo, decoupled_gae, weight_corrected_gae)
+}
+"""Those that need no argument of their own beside `Steps`, a lambda and what a rollout knows, by name."""
+
+
 def segment_lengths(*, terminated: Any, truncated: Any, mask: Any = None, time_axis: int = 0) -> jax.Array:
     """The number of kept steps of the segment (episode, response) that each step belongs to, as far as the array shows
     it: floats of the flags' shape."""

@@ -22,7 +22,7 @@ def short_pendulum(time_limit):
     """Returns over 200 steps of three seeds that were trained on 200 000 steps of episodes cut at 50."""
     environment = gaejax.make("Pendulum-v1", max_steps_in_episode=50, time_limit=time_limit)
     algorithm = gaejax.ppo(environment, gaejax.mlp_policy(environment))
-    config = PRESETS["Pendulum-v1"].config.replace(num_epochs=4, anneal_steps=200_000.0)
+    config = PRESETS["ppo", "Pendulum-v1"].config.replace(num_epochs=4, anneal_steps=200_000.0)
     played = gaejax.make("Pendulum-v1")
 
     def run(key):

@@ -200,27 +200,27 @@ def test_evaluate_script_loads_the_checkpoint_and_plays_it(finished, capsys):
 def test_bad_arguments_are_refused_before_anything_is_compiled_or_written(arguments, words, tmp_path):
     output = tmp_path / "run"
     with pytest.raises(ValueError) as caught:
-        script("ppo").main(arguments if "--resume" in arguments else [*arguments, "--output", str(output)])
+        script("train").main(arguments if "--resume" in arguments else [*arguments, "--output", str(output)])
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not output.exists()
 
 
 def test_every_config_field_is_a_flat_flag_and_defaults_follow_the_environment():
-    parse = script("ppo").parse
+    parse = script("train").parse
     arguments = parse(["--env", "Pendulum-v1", "--num-envs", "8", "--gae-lambda", "0.9", "--no-normalize-rewards"])
-    expected = PRESETS["Pendulum-v1"].config.replace(num_envs=8, gae_lambda=0.9, normalize_rewards=False)
+    expected = PRESETS["ppo", "Pendulum-v1"].config.replace(num_envs=8, gae_lambda=0.9, normalize_rewards=False)
     assert expected.anneal_steps == 300_000
     assert arguments.config == expected and arguments.total_steps == 300_000
     assert parse(["--total-steps", "5000"]).config.anneal_steps == 5000
     assert parse(["--total-steps", "5000", "--anneal-steps", "150000"]).config.anneal_steps == 150_000
     assert parse(["--no-anneal"]).config.anneal_steps is None
     chain = parse(["--env=DiscountingChain-bsuite"])
-    assert script("ppo").environment_arguments(chain) == {"mapping_seed": 3, "time_limit": "terminate"}
+    assert script("train").environment_arguments(chain) == {"mapping_seed": 3, "time_limit": "terminate"}
 
 
 def test_a_ctrl_c_from_outside_leaves_every_file(tmp_path):
     output = tmp_path / "run"
-    command = [sys.executable, ROOT / "experiments" / "ppo.py", "--total-steps", "100000000", "--num-seeds", "1"]
+    command = [sys.executable, ROOT / "experiments" / "train.py", "--total-steps", "100000000", "--num-seeds", "1"]
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
     process = subprocess.Popen([*command, "--output", output], env=environment, stdout=subprocess.PIPE, text=True)
     metrics = output / "metrics.csv"

@@ -65,7 +65,7 @@ class Run:
 
     def experiment(self) -> Experiment:
         """The preset with the changes, on fresh seeds."""
-        known = PRESETS[self.environment]
+        known = PRESETS["ppo", self.environment]
         total_steps = self.total_steps or known.total_steps
         config = known.config.replace(anneal_steps=float(total_steps)).replace(**dict(self.config))
         return dataclasses.replace(

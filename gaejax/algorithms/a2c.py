@@ -4,6 +4,7 @@ from functools import partial
 from typing import Unpack
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 
@@ -53,7 +54,7 @@ def a2c(environment: Environment, policy: Policy, **parts: Unpack[Parts]) -> Alg
             batch,
             experience.trajectory.initial_carry,
         )
-        diagnostics["first_log_ratio"] = diagnostics.pop("log_ratio")
+        diagnostics["first_log_ratio"] = jnp.max(jnp.abs(diagnostics.pop("log_ratios")))
         diagnostics["learning_rate"] = experience.config.learning_rate
         return on_policy.finish(state, experience, batch, training, diagnostics)
 

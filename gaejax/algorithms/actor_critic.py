@@ -8,7 +8,7 @@ from flax import struct
 
 from gaejax.algorithms.core import check_config
 from gaejax.algorithms.on_policy import Batch, OnPolicyConfig
-from gaejax.losses import Objective, kl_estimate, value_loss
+from gaejax.losses import Objective, value_loss
 from gaejax.policies import Policy
 from gaejax.statistics import masked_mean, standardize
 
@@ -46,8 +46,12 @@ class ActorCriticConfig(OnPolicyConfig):
 def actor_critic_loss(
     objective: Objective, policy: Policy, config: ActorCriticConfig, params: Any, batch: Batch, carry: Any
 ) -> tuple[jax.Array, dict]:
-    """The loss of a minibatch, a mean over its unmasked steps, and its diagnostics: what the policy's `objective` asks,
-    the critic's error, and an entropy bonus (Schulman et al. 2017, arXiv:1707.06347, equation 9)."""
+    """The loss of a minibatch, a mean over its unmasked steps: what the policy's `objective` asks, the critic's error,
+    and an entropy bonus (Schulman et al. 2017, arXiv:1707.06347, equation 9).
+
+    Returns:
+      The loss, and a dict of its terms `policy_loss`, `value_loss` and `entropy`, and of the `log_ratios` `[T, N]`.
+    """
     mask = batch.mask
     # What was stored of masked steps is set to 0 before it is used: behind a product a NaN would reach the gradient.
     kept = {
@@ -71,6 +75,5 @@ def actor_critic_loss(
         policy_loss=policy_loss,
         value_loss=critic_loss,
         entropy=entropy,
-        approx_kl=masked_mean(kl_estimate(log_ratios), mask),
-        log_ratio=jnp.max(jnp.abs(log_ratios)),
+        log_ratios=log_ratios,
     )

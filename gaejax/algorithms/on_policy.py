@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gaejax.advantages import gae
+from gaejax.advantages import ESTIMATORS, gae
 from gaejax.algorithms.core import Algorithm, strong, strong_floats
 from gaejax.algorithms.explain import explain
 from gaejax.algorithms.training_state import (
@@ -40,7 +40,7 @@ class Parts(TypedDict, total=False):
     """The keyword arguments that all on-policy algorithms take; they are described at `OnPolicy`."""
 
     optimizer: Callable[[jax.Array], optax.GradientTransformation]
-    estimator: Callable
+    estimator: Callable | str
     schedules: Mapping[str, Schedule | str]
     transforms: Sequence[Transform]
 
@@ -54,8 +54,8 @@ class OnPolicy:
       policy: an actor-critic for its spaces.
       optimizer: `learning_rate -> optax.GradientTransformation`; the rate is traced. Clipping by the global norm goes
         before it. None for an algorithm that has steps of its own.
-      estimator: of the advantages, called like `gaejax.gae`; it is given the config's lambda as `gae_lambda` or
-        `trace_lambda`, and `log_ratios`, `action_values` or `episode_steps`, where its signature names them.
+      estimator: of the advantages, called like `gaejax.gae`, or a name in `gaejax.advantages.ESTIMATORS`. It is
+        given the config's lambda as `gae_lambda` or `trace_lambda`, and `log_ratios`, `action_values` or `episode_steps`, where its signature names them.
       schedules: what scales a float of the config as training goes on, by the field's name: a function of progress from
         0 to 1 (over the config's `anneal_steps`), or the name of one in `gaejax.schedules`. The learning rate falls
         linearly unless it is given another.
@@ -66,12 +66,17 @@ class OnPolicy:
     environment: Environment
     policy: Policy
     optimizer: Callable[[jax.Array], optax.GradientTransformation] | None = adam
-    estimator: Callable = gae
+    estimator: Callable | str = gae
     schedules: Mapping[str, Schedule | str] = dataclasses.field(default_factory=dict)
     transforms: Sequence[Transform] = ()
     explore: Callable = lambda distributions, config: distributions
 
     def __post_init__(self) -> None:
+        if not callable(self.estimator):
+            if self.estimator not in ESTIMATORS:
+                known = ", ".join(ESTIMATORS)
+                raise ValueError(f"estimator must be one of {known} or a function, got {self.estimator!r}")
+            object.__setattr__(self, "estimator", ESTIMATORS[self.estimator])
         default = {"learning_rate": "linear"} if self.optimizer else {}
         object.__setattr__(self, "schedules", check_schedules(default | dict(self.schedules)))
 

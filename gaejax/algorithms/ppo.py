@@ -12,10 +12,10 @@ from gaejax.algorithms.core import Algorithm
 from gaejax.algorithms.on_policy import OnPolicy, Parts
 from gaejax.algorithms.training_state import Batch, TrainingInfo, TrainingState
 from gaejax.environments import Environment
-from gaejax.losses import Objective, clipped_surrogate_loss, drift_loss, kl_penalty_loss
+from gaejax.losses import Objective, clipped_surrogate_loss, drift_loss, kl_estimate, kl_penalty_loss
 from gaejax.minibatches import minibatch_epochs
 from gaejax.policies import Policy
-from gaejax.statistics import standardize
+from gaejax.statistics import masked_mean, standardize
 
 
 @struct.dataclass
@@ -105,7 +105,13 @@ def ppo(
 
         def update(training: tuple, minibatch: tuple) -> tuple:
             loss = partial(actor_critic_loss, objective, policy, config)
-            return on_policy.gradient_step(config, loss, training, *minibatch)
+            training, diagnostics = on_policy.gradient_step(config, loss, training, *minibatch)
+            log_ratios, mask = diagnostics.pop("log_ratios"), minibatch[0].mask
+            return training, diagnostics | dict(
+                approx_kl=masked_mean(kl_estimate(log_ratios), mask),
+                clip_fraction=masked_mean(jnp.abs(jnp.expm1(log_ratios)) > config.clip_epsilon, mask),
+                first_log_ratio=jnp.max(jnp.abs(log_ratios)),
+            )
 
         training = (state.params, state.optimizer)
         first = batch(training)
@@ -122,7 +128,7 @@ def ppo(
             coefficient = adapted(state.config.kl_coefficient, diagnostics["approx_kl"][-1].mean(), config.kl_target)
             diagnostics["kl_coefficient"] = coefficient
             state = state._replace(config=state.config.replace(kl_coefficient=coefficient))
-        diagnostics["first_log_ratio"] = diagnostics.pop("log_ratio")[0, 0]
+        diagnostics["first_log_ratio"] = diagnostics["first_log_ratio"][0, 0]
         diagnostics["learning_rate"] = config.learning_rate
         return on_policy.finish(state, experience, first, training, diagnostics)
 

@@ -35,6 +35,8 @@ class ReinforceConfig(A2CConfig):
     """Steps of a rollout, T."""
     learning_rate: float = 1e-3
     """Of the optimizer, at the start."""
+    advantage_normalization: Literal["minibatch", "batch", "none"] = struct.field(default="none", pytree_node=False)
+    """Over what advantages are standardized."""
 
 
 def without_baseline(*, values: Any, next_values: Any, **steps: Any) -> tuple[Any, Any]:

@@ -11,6 +11,7 @@ from gaejax.environments.core import (
     Space,
     auto_reset,
     rescale_actions,
+    rescaled_action,
     time_limit_terminates,
 )
 from gaejax.environments.gymnax import environment_names, from_gymnax, make
@@ -29,5 +30,6 @@ __all__ = [
     "from_gymnax",
     "make",
     "rescale_actions",
+    "rescaled_action",
     "time_limit_terminates",
 ]

@@ -137,17 +137,30 @@ def rescale_actions(environment: Environment) -> Environment:
     space = environment.action_space
     if not isinstance(space, Box):
         return environment
-    low, high = (np.broadcast_to(np.asarray(bound, np.float32), space.shape) for bound in (space.low, space.high))
-    bounded = (np.abs(low) < UNBOUNDED) & (np.abs(high) < UNBOUNDED)
-    lower, upper = np.where(bounded, low, -1), np.where(bounded, high, 1)
-    centre, half_width = (lower + upper) / 2, (upper - lower) / 2
 
     def step(key: jax.Array, state: Any, action: jax.Array, params: Any) -> tuple:
-        rescaled = jnp.clip(jnp.where(bounded, centre + half_width * action, action), low, high)
-        return environment.step(key, state, jnp.asarray(rescaled, jnp.float32), params)
+        return environment.step(key, state, rescaled_action(space, action), params)
 
+    low, high, bounded = _bounds(space)
     unit = Box(np.where(bounded, -1, low), np.where(bounded, 1, high), space.shape)
     return environment.replace(step=step, action_space=unit)
+
+
+def rescaled_action(space: Space, action: Any) -> Any:
+    """A policy's action `[..., *shape]` in units of the space: see `rescale_actions`."""
+    if not isinstance(space, Box):
+        return action
+    low, high, bounded = _bounds(space)
+    lower, upper = np.where(bounded, low, -1), np.where(bounded, high, 1)
+    centre, half_width = (lower + upper) / 2, (upper - lower) / 2
+    rescaled = jnp.clip(jnp.where(bounded, centre + half_width * action, action), low, high)
+    return jnp.asarray(rescaled, jnp.float32)
+
+
+def _bounds(space: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The bounds of each dimension, and whether both are finite."""
+    low, high = (np.broadcast_to(np.asarray(bound, np.float32), space.shape) for bound in (space.low, space.high))
+    return low, high, (np.abs(low) < UNBOUNDED) & (np.abs(high) < UNBOUNDED)
 
 
 def time_limit_terminates(environment: Environment) -> Environment:

@@ -1,5 +1,6 @@
 """Training: the loop as a pure function, evaluation, and the driver that runs it with progress, logs, checkpoints."""
 
+from gaejax.training.acting import export, warm_start
 from gaejax.training.checkpoints import load_checkpoint, save_checkpoint
 from gaejax.training.evaluation import Evaluation, evaluate
 from gaejax.training.experiment import Experiment, evaluate_seeds, load_states, run_experiment
@@ -13,6 +14,7 @@ __all__ = [
     "Experiment",
     "evaluate",
     "evaluate_seeds",
+    "export",
     "load_checkpoint",
     "load_states",
     "num_updates",
@@ -21,4 +23,5 @@ __all__ = [
     "run_experiment",
     "save_checkpoint",
     "train",
+    "warm_start",
 ]

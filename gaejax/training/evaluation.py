@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.algorithms import Algorithm
-from gaejax.environments import Environment, rescale_actions
+from gaejax.environments import Environment
+from gaejax.training.acting import export
 
 
 class Evaluation(NamedTuple):
@@ -55,7 +56,8 @@ def evaluate(
       max_steps: the longest an episode may take (for environments that do not end by themselves).
     """
     params = state.environment_params if environment is None else environment.params
-    environment = rescale_actions(algorithm.environment if environment is None else environment)
+    environment = algorithm.environment if environment is None else environment
+    act = export(algorithm, state, greedy=greedy)
     key, reset_key = jax.random.split(key)
     reset_keys = jax.random.split(reset_key, num_episodes)
     environment_state, observation = jax.vmap(environment.reset, in_axes=(0, None))(reset_keys, params)
@@ -77,9 +79,7 @@ def evaluate(
 
     def step(progress: _Progress) -> _Progress:
         keys = jax.random.split(progress.key, num_episodes + 2)
-        batch = jax.tree.map(lambda x: x[None], (progress.observation, progress.reset))
-        carry, distributions, _ = algorithm.act(state, progress.carry, *batch)
-        actions = jax.tree.map(lambda x: x[0], distributions.mode() if greedy else distributions.sample(keys[1]))
+        carry, actions = act(progress.carry, progress.observation, progress.reset, keys[1])
         environment_state, observation, reward, terminated, truncated, _ = jax.vmap(
             environment.step, in_axes=(0, 0, 0, None)
         )(keys[2:], progress.environment, actions, params)

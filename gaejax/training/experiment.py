@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaejax.algorithms import Algorithm, PPOConfig, ppo
+from gaejax.algorithms import ALGORITHMS, Algorithm
 from gaejax.environments import make
 from gaejax.policies import make_policy
+from gaejax.training.acting import warm_start
 from gaejax.training.checkpoints import load_checkpoint, save_checkpoint
 from gaejax.training.evaluation import Evaluation, evaluate
-from gaejax.training.logs import Log, plot_learning_curve
+from gaejax.training.logs import Log, explain_report, flat, plot_learning_curve, read_metrics
 from gaejax.training.train import num_updates
 
 NUM_LOGS = 100
@@ -36,28 +37,47 @@ SECONDS_PER_CHECKPOINT = 60
 class Experiment:
     """All that it takes to run a training again: what is written to `config.json`.
 
+    `run_experiment` takes any dataclass with these methods and `name`, `config`, `total_steps`, `num_seeds`, `seed`,
+    `eval_episodes` and `warm_start`.
+
     Attributes:
       environment: a name that `gaejax.make` takes, and `environment_arguments` for it.
       policy: `gaejax.policies.PolicyOptions`, those that are not its defaults.
       config: the algorithm's hyperparameters.
+      algorithm: one of `gaejax.algorithms.ALGORITHMS`, and `options`, arguments of it that are names: its objective or
+        baseline, an estimator, schedules by field.
       total_steps: rows to collect for each seed.
       num_seeds: how many runs, vmapped; `seed` is where their keys come from.
       eval_episodes: episodes of the final evaluation of each seed.
+      warm_start: the folder of a run whose policies the seeds start from.
     """
 
     environment: str
-    config: PPOConfig
+    config: Any
     total_steps: int
     num_seeds: int = 5
     seed: int = 0
     eval_episodes: int = 64
     environment_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     policy: dict[str, Any] = dataclasses.field(default_factory=dict)
+    algorithm: str = "ppo"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    warm_start: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called in summaries and pictures."""
+        return self.environment
 
     def build(self) -> Algorithm:
         """The algorithm, bound to its environment and policy."""
+        rung = ALGORITHMS[self.algorithm]
         environment = make(self.environment, **self.environment_arguments)
-        return ppo(environment, make_policy(environment, **self.policy))
+        policy = make_policy(environment, action_values=rung.action_values, **self.policy)
+        try:
+            return rung.make(environment, policy, **self.options)
+        except TypeError as error:  # an option that this algorithm has not
+            raise ValueError(f"options of {self.algorithm} do not fit: {error}") from error
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, for what cannot be run."""
@@ -76,19 +96,24 @@ class Experiment:
         if not path.is_file():
             raise ValueError(f"{path.parent} holds no run: there is no {path.name} in it")
         fields = json.loads(path.read_text())
-        return cls(**{**fields, "config": PPOConfig(**fields["config"])})
+        config = ALGORITHMS[fields.get("algorithm", "ppo")].config
+        return cls(**{**fields, "config": config(**fields["config"])})
 
 
 def initial_states(experiment: Experiment, algorithm: Algorithm) -> Any:
     """The training states of all seeds, stacked."""
     keys = jax.random.split(jax.random.key(experiment.seed), experiment.num_seeds)
     # One after another: it takes milliseconds, and compiles in half the time of a vmapped `init`.
-    return jax.jit(lambda keys: jax.lax.map(lambda key: algorithm.init(key, experiment.config), keys))(keys)
+    states = jax.jit(lambda keys: jax.lax.map(lambda key: algorithm.init(key, experiment.config), keys))(keys)
+    if experiment.warm_start is None:
+        return states
+    _, _, source = load_states(experiment.warm_start, type(experiment))
+    return warm_start(states, jax.tree.map(lambda leaf: leaf[: experiment.num_seeds], source))
 
 
-def load_states(run: Path | str) -> tuple[Experiment, Algorithm, Any]:
-    """The experiment, the algorithm and the stacked states of a run's folder."""
-    experiment = Experiment.load(Path(run) / "config.json")
+def load_states(run: Path | str, kind: type[Experiment] = Experiment) -> tuple[Experiment, Algorithm, Any]:
+    """The experiment, of this kind, the algorithm and the stacked states of a run's folder."""
+    experiment = dataclasses.replace(kind.load(Path(run) / "config.json"), warm_start=None)
     algorithm = experiment.build()
     like = jax.eval_shape(partial(initial_states, experiment, algorithm))
     return experiment, algorithm, load_checkpoint(Path(run) / "checkpoint", like)
@@ -116,8 +141,11 @@ def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool =
     experiment.validate()
     updates = num_updates(experiment.config, experiment.total_steps)
     if resume:
-        earlier, algorithm, states = load_states(output)
-        if dataclasses.replace(earlier, total_steps=experiment.total_steps) != experiment:
+        earlier, algorithm, states = load_states(output, type(experiment))
+        if (
+            dataclasses.replace(earlier, total_steps=experiment.total_steps, warm_start=experiment.warm_start)
+            != experiment
+        ):
             raise ValueError(f"the run in {output} has another configuration: only its total_steps can be changed")
         if int(states.updates[0]) > updates:
             raise ValueError(f"total_steps must not be less than what the run in {output} has taken")
@@ -146,7 +174,7 @@ def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool =
                 seconds = time.perf_counter() - calling
                 train_seconds += seconds
                 updates_per_call = max(1, int(SECONDS_PER_CALL * size / seconds))
-                log.add({name: np.asarray(leaf)[:size] for name, leaf in infos._asdict().items()})
+                log.add({name: np.asarray(leaf)[:size] for name, leaf in flat(infos).items()})
                 if log.updates == row_end:
                     log.write_row()
                 show(log, train_seconds)
@@ -157,7 +185,7 @@ def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool =
         save_checkpoint(output / "checkpoint", states, log.updates)
         evaluation, evaluation_compile_seconds = evaluate_seeds(experiment, algorithm, states)
     summary = {
-        "environment": experiment.environment,
+        "environment": experiment.name,
         "episode_return": _episode_return(evaluation),
         "env_steps": int(log.env_steps.sum()),
         "env_steps_per_seed": log.env_steps.tolist(),
@@ -170,8 +198,10 @@ def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool =
         "wall_seconds": time.perf_counter() - started,
         "versions": versions(),
     }
+    if experiment.config.explain:
+        summary["explain"] = explain_report(read_metrics(output / "metrics.csv"))
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    plot_learning_curve(output / "metrics.csv", output / "curve.png", experiment.environment)
+    plot_learning_curve(output / "metrics.csv", output / "curve.png", experiment.name)
     return summary
 
 

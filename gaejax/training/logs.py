@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gaejax.algorithms import HEALTHY, TrainingInfo
+
 
 class Log:
     """`metrics.csv`: a row for each seed and each stretch of `updates_per_row` updates, in which counts are summed,
@@ -54,6 +56,28 @@ class Log:
                 self.has_header = True
             for seed, env_steps in enumerate(self.env_steps):
                 writer.writerow([seed, self.updates, env_steps, *(values[seed] for values in columns.values())])
+
+
+def flat(info: TrainingInfo) -> dict[str, np.ndarray]:
+    """The entries of an info by name, the extras among them; what the algorithm has not is left out."""
+    entries = info._asdict()
+    extra = entries.pop("extra")
+    return {name: value for name, value in (entries | extra).items() if value is not None}
+
+
+def explain_report(rows: list[dict[str, float]]) -> list[dict]:
+    """What a run's diagnostics came to in the last fifth of its metrics, beside their healthy ranges; a verdict each."""
+    last = max(row["update"] for row in rows)
+    late = [row for row in rows if row["update"] > 0.8 * last]
+    report = []
+    for name, healthy in HEALTHY.items():
+        values = np.array([row[name] for row in late if name in row])
+        if values.size == 0 or np.isnan(values).all():
+            continue
+        value = float(np.nanmean(values))
+        verdict = healthy.below if value < healthy.least else healthy.above if value > healthy.most else "healthy"
+        report.append({"name": name, "value": value, "healthy": [healthy.least, healthy.most], "verdict": verdict})
+    return report
 
 
 def read_metrics(path: Path | str) -> list[dict[str, float]]:

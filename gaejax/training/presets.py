@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gaejax.algorithms import PPOConfig
+from gaejax.algorithms import ALGORITHMS
 from gaejax.environments import Box, Environment
 from gaejax.training.experiment import Experiment
 
@@ -15,20 +15,22 @@ def _preset(
     *,
     environment_arguments: dict[str, Any] | None = None,
     policy: dict[str, Any] | None = None,
+    algorithm: str = "ppo",
     **config: Any,
 ) -> Experiment:
     """An experiment whose learning rate anneals over the whole of it."""
     return Experiment(
         environment=environment,
-        config=PPOConfig(**{"anneal_steps": float(total_steps), **config}),
+        config=ALGORITHMS[algorithm].config(**{"anneal_steps": float(total_steps), **config}),
         total_steps=total_steps,
         environment_arguments=environment_arguments or {},
         policy=policy or {},
+        algorithm=algorithm,
     )
 
 
 PRESETS = {
-    experiment.environment: experiment
+    (experiment.algorithm, experiment.environment): experiment
     for experiment in (
         _preset(
             "CartPole-v1",
@@ -122,18 +124,24 @@ PRESETS = {
 }
 
 
-def preset(environment: Environment) -> Experiment:
-    """The experiment for an environment: its own if there is one, else a sensible one for its spaces."""
-    if environment.name in PRESETS:
-        return PRESETS[environment.name]
+def preset(environment: Environment, algorithm: str = "ppo") -> Experiment:
+    """The experiment for an environment: its own if there is one, else a sensible one for its spaces.
+
+    Raises:
+      ValueError: for an unknown algorithm.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
+    if (algorithm, environment.name) in PRESETS:
+        return PRESETS[algorithm, environment.name]
     real_actions = isinstance(environment.action_space, Box)
     image = isinstance(environment.observation_space, Box) and len(environment.observation_space.shape) == 3
-    return _preset(
-        environment.name,
-        1_000_000 if image else 500_000,
-        policy={"activation": "relu"} if image else None,
-        num_envs=32,
-        num_steps=64,
-        learning_rate=1e-3,
-        **({"num_epochs": 10, "num_minibatches": 16, **NORMALIZED} if real_actions else {}),
-    )
+    config = {"normalize_observations": True, "normalize_rewards": True} if real_actions else {}
+    policy = {"activation": "relu"} if image else {}
+    if algorithm == "ppo":
+        config |= {"num_envs": 32, "num_steps": 64, "learning_rate": 1e-3}
+        config |= {"num_epochs": 10, "num_minibatches": 16, "entropy_coefficient": 0.0} if real_actions else {}
+    if algorithm == "pqn":
+        policy |= {"activation": "relu", "layer_norm": True}
+    total_steps = 1_000_000 if image else 500_000
+    return _preset(environment.name, total_steps, policy=policy, algorithm=algorithm, **config)
