@@ -77,10 +77,10 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.
     return jnp.einsum("nhts,nshd->tnhd", weights, values)
 
 
-def rotate(vectors: jax.Array, positions: jax.Array) -> jax.Array:
-    """Vectors `[T, N, H, D]` turned by angles that grow with their positions `[T, N]`."""
+def rotate(vectors: jax.Array, positions: jax.Array, base: float = 10_000.0) -> jax.Array:
+    """Vectors `[T, N, H, D]` turned by angles that grow with their positions `[T, N]`, the slower the later in D."""
     half = vectors.shape[-1] // 2
-    angles = positions[..., None, None] * 10_000.0 ** -(jnp.arange(half) / half)
+    angles = positions[..., None, None] * base ** -(jnp.arange(half) / half)
     first, second = vectors[..., :half], vectors[..., half:]
     cosine, sine = jnp.cos(angles), jnp.sin(angles)
     turned = (first * cosine - second * sine, first * sine + second * cosine)

@@ -1,0 +1,202 @@
+"""The token environment: observe the last token, act the next one; a prompt is a forced prefix."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gaejax.environments import Discrete, Environment, time_limit_terminates
+
+NUM_PROBES = 16
+
+
+class Text(NamedTuple):
+    """A prompt and the response to it, as rewards see them (padding behind the lengths is 0).
+
+    Attributes:
+      prompt: `[L]` tokens, of which `prompt_length` count.
+      prompt_length: at least 1.
+      response: `[R]` tokens, of which `response_length` count, the EOS that ends it among them.
+      response_length: so far.
+      aux: what the sampler returned beside the prompt (an answer, a seed); `()` if nothing.
+    """
+
+    prompt: jax.Array
+    prompt_length: jax.Array
+    response: jax.Array
+    response_length: jax.Array
+    aux: Any = ()
+
+
+class TokenState(NamedTuple):
+    """The text so far, and the place in it of the token that is observed."""
+
+    text: Text
+    position: jax.Array
+
+
+class Prompts(NamedTuple):
+    """Prompts as an array `[P, L]` and their lengths `[P]`: the params of an environment made of them."""
+
+    tokens: jax.Array
+    lengths: jax.Array
+
+
+def token_environment(
+    prompts: Any,
+    vocab_size: int,
+    eos: int,
+    max_response: int,
+    *,
+    lengths: Any = None,
+    params: Any = (),
+    reward: Callable[[Text], jax.Array] | None = None,
+    dense: bool = False,
+    time_limit: Literal["truncate", "terminate"] = "truncate",
+    group_size: int = 1,
+    context: int | None = None,
+    name: str = "tokens",
+) -> Environment:
+    """Text as an environment: the observation is the last token, the action the next one, both `Discrete(vocab_size)`.
+
+    While the prompt lasts the action is replaced by the prompt's next token and `info["trainable"]` is false, so what
+    was written is always what is observed next: an episode's text is its observations, the final one (behind the last
+    step, under `auto_reset`) included. An episode ends with EOS (`terminated`), or behind `max_response` tokens:
+    `truncated`, so that the value of what would follow is bootstrapped, where other frameworks silently take 0; with
+    `time_limit="terminate"` it is 0 here too (right where the limit is part of the task).
+
+    Args:
+      prompts: integers `[P, L]`, of which each episode draws a row, or a pure sampler
+        `(key, params) -> (tokens [L], length, aux)`.
+      vocab_size: the tokens are `0 .. vocab_size - 1`.
+      eos: the token that ends a response.
+      max_response: the most tokens of a response, EOS included.
+      lengths: of the rows of `prompts` `[P]`; default: all of each row.
+      params: the sampler's; it becomes the environment's (of an array of prompts they are its `Prompts`).
+      reward: `Text -> float`, called for one text, with the whole of it at its end. Scores that cost something are
+        better computed once a rollout, by a transform (`gaejax.language.score`).
+      dense: whether `reward` pays for every token of the response: it is called behind each, with the response so far.
+      time_limit: what the end of `max_response` means.
+      group_size: how many neighbouring rows (0 to group_size - 1, ...) get the same prompt when they start together, as
+        all do at the start of a rollout with `fresh_rows`; see `gaejax.language.group_baseline`.
+      context: how many steps the policy sees; where given, longer texts are refused.
+      name: of the environment.
+
+    Raises:
+      ValueError, TypeError: for what cannot be, naming the argument, in one line.
+    """
+    for what, size in dict(vocab_size=vocab_size, max_response=max_response, group_size=group_size).items():
+        if size < 1:
+            raise ValueError(f"{what} must be at least 1, got {size}")
+    if not 0 <= eos < vocab_size:
+        raise ValueError(f"eos must be a token of the vocabulary, 0 .. {vocab_size - 1}, got {eos}")
+    if time_limit not in ("truncate", "terminate"):
+        raise ValueError(f"time_limit must be 'truncate' or 'terminate', got {time_limit!r}")
+    if callable(prompts):
+        sample = prompts
+    else:
+        sample, params = _draw, checked_prompts(prompts, lengths, vocab_size)
+    max_prompt = _prompt_size(sample, params)
+    if context is not None and max_prompt + max_response - 1 > context:
+        total = f"{max_prompt} tokens of prompt and {max_response} of response need {max_prompt + max_response - 1}"
+        raise ValueError(f"context must hold a whole text, and {total} steps, got {context}")
+
+    def reset(key: jax.Array, params: Any) -> tuple[TokenState, jax.Array]:
+        tokens, length, aux = sample(_of_group(key, group_size) if group_size > 1 else key, params)
+        tokens, length = jnp.asarray(tokens, jnp.int32), jnp.asarray(length, jnp.int32)
+        zero = jnp.zeros((), jnp.int32)
+        # The response is kept only for who reads it: the trajectory's observations have it too.
+        response = jnp.zeros(max_response if reward else 0, jnp.int32)
+        return TokenState(Text(tokens, length, response, zero, aux), zero), tokens[0]
+
+    def step(key: jax.Array, state: TokenState, action: jax.Array, params: Any) -> tuple:
+        text, position = state.text, state.position + 1
+        forced = position < text.prompt_length
+        token = jnp.where(forced, text.prompt[jnp.minimum(position, max_prompt - 1)], action).astype(jnp.int32)
+        place = position - text.prompt_length
+        response = jnp.where(jnp.arange(text.response.shape[0]) == place, token, text.response)
+        text = text._replace(response=response, response_length=jnp.maximum(place + 1, 0))
+        terminated = ~forced & (token == eos)
+        truncated = ~terminated & (place + 1 >= max_response)
+        pays = ~forced if dense else terminated | truncated
+        earned = jnp.where(pays, jnp.asarray(reward(text), jnp.float32), 0) if reward else jnp.zeros((), jnp.float32)
+        return TokenState(text, position), token, earned, terminated, truncated, {"trainable": ~forced}
+
+    tokens = Discrete(vocab_size)
+    if reward is not None:
+        check_reward(reward, sample, params, vocab_size, max_response)
+    environment = Environment(name, reset, step, tokens, tokens, params)
+    return time_limit_terminates(environment) if time_limit == "terminate" else environment
+
+
+def checked_prompts(prompts: Any, lengths: Any, vocab_size: int) -> Prompts:
+    """`Prompts` of an array `[P, L]`; raises ValueError or TypeError, in one line, for an array that holds none."""
+    tokens = np.asarray(prompts)
+    if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
+        raise TypeError(f"prompts must be integers [P, L] or a sampler, got {tokens.dtype} of shape {tokens.shape}")
+    lengths = np.full(len(tokens), tokens.shape[1]) if lengths is None else np.asarray(lengths)
+    if lengths.shape != (len(tokens),) or lengths.dtype.kind not in "iu":
+        raise ValueError(f"lengths must be integers [{len(tokens)}], got {lengths.dtype} of shape {lengths.shape}")
+    if lengths.min() < 1 or lengths.max() > tokens.shape[1]:
+        wrong = lengths.min() if lengths.min() < 1 else lengths.max()
+        raise ValueError(f"lengths must be between 1 and the width of prompts, {tokens.shape[1]}, got {wrong}")
+    written = tokens[np.arange(tokens.shape[1]) < lengths[:, None]]
+    if written.min() < 0 or written.max() >= vocab_size:
+        wrong = written.min() if written.min() < 0 else written.max()
+        raise ValueError(f"prompts must hold tokens of the vocabulary, 0 .. {vocab_size - 1}, got {wrong}")
+    return Prompts(jnp.asarray(tokens, jnp.int32), jnp.asarray(lengths, jnp.int32))
+
+
+def check_reward(reward: Callable, sample: Callable, params: Any, vocab_size: int, max_response: int) -> None:
+    """Raises ValueError, in one line, if `reward` is no finite number for some random texts."""
+
+    def probe(key: jax.Array) -> Any:
+        tokens, length, aux = sample(key, params)
+        response_key, length_key = jax.random.split(key)
+        response = jax.random.randint(response_key, (max_response,), 0, vocab_size)
+        response_length = jax.random.randint(length_key, (), 1, max_response + 1)
+        response = jnp.where(jnp.arange(max_response) < response_length, response, 0)
+        return reward(Text(jnp.asarray(tokens), jnp.asarray(length), response, response_length, aux))
+
+    shape = getattr(jax.eval_shape(probe, jax.random.key(0)), "shape", None)
+    if shape != ():
+        raise ValueError(f"reward must return one number for a text, got shape {shape}")
+    with jax.ensure_compile_time_eval():
+        found = np.asarray(jax.jit(jax.vmap(probe))(jax.random.split(jax.random.key(0), NUM_PROBES)), np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError(f"reward must be finite for every text, got {found[~np.isfinite(found)][0]} for a random one")
+
+
+def _draw(key: jax.Array, prompts: Prompts) -> tuple:
+    row = jax.random.randint(key, (), 0, prompts.lengths.shape[0])
+    return prompts.tokens[row], prompts.lengths[row], ()
+
+
+def _prompt_size(sample: Callable, params: Any) -> int:
+    """The width L of a sampler's prompts."""
+    got = jax.eval_shape(sample, jax.random.key(0), params)
+    if not isinstance(got, tuple) or len(got) != 3 or len(getattr(got[0], "shape", ())) != 1 or got[1].shape != ():
+        raise ValueError(f"prompts must be sampled as (tokens [L], length, aux), got {jax.tree.map(np.shape, got)}")
+    if not (jnp.issubdtype(got[0].dtype, jnp.integer) and jnp.issubdtype(got[1].dtype, jnp.integer)):
+        raise TypeError(f"prompts must be sampled as integers, got {got[0].dtype} and lengths of {got[1].dtype}")
+    return got[0].shape[0]
+
+
+def _of_group(key: jax.Array, size: int) -> jax.Array:
+    """The key of the first row of this row's group.
+
+    A reset knows nothing of its row, and needs not: the rule for a batch of keys gives every group the key of its first
+    row. (Keys carry no gradient, and the rule is one gather: it may be differentiated past, vmapped again, sharded.)
+    """
+
+    @jax.custom_batching.custom_vmap
+    def shared(key: jax.Array) -> jax.Array:
+        return key
+
+    @shared.def_vmap
+    def rule(axis_size: int, in_batched: list, keys: jax.Array) -> tuple[jax.Array, bool]:
+        return keys[jnp.arange(axis_size) // size * size], True
+
+    return shared(key)

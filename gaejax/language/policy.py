@@ -1,0 +1,229 @@
+"""The decoder as an actor-critic: what it samples from, which log-probability is stored, and text from it."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gaejax.distributions import Categorical, LazyCategorical
+from gaejax.environments import Discrete
+from gaejax.language.decoder import DecoderConfig, decoder
+from gaejax.policies.attention import Cache
+from gaejax.policies.core import Policy
+from gaejax.policies.heads import ValueHead
+
+EXCLUDED = -1e9  # the logit of a token outside top-k or top-p: finite, so that no entropy or gradient is NaN
+
+
+class SampledFrom(NamedTuple):
+    """A model's distribution of which samples are drawn by another: `behaviour.sample`, all else `model`'s."""
+
+    model: Categorical
+    behaviour: Categorical
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Tokens `[...]`, drawn from `behaviour`."""
+        return self.behaviour.sample(key)
+
+    def mode(self) -> jax.Array:
+        """The model's most probable tokens `[...]`."""
+        return self.model.mode()
+
+    def log_prob(self, actions: jax.Array) -> jax.Array:
+        """The model's log-probabilities `[...]`."""
+        return self.model.log_prob(actions)
+
+    def entropy(self) -> jax.Array:
+        """The model's entropies `[...]` in nats."""
+        return self.model.entropy()
+
+    def kl_divergence(self, other: "SampledFrom") -> jax.Array:
+        """KL(model || other's model) `[...]` in nats."""
+        return self.model.kl_divergence(other.model)
+
+
+def decoder_policy(
+    config: DecoderConfig,
+    *,
+    value: Literal["head", "trunk", "none"] = "head",
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    log_prob_of: Literal["sampled", "model"] = "sampled",
+    logits_chunk: int | None = None,
+    compute_dtype: Any = jnp.float32,
+    remat: bool = False,
+) -> Policy:
+    """A decoder with a head for the next token and one for the value, as a policy like any other.
+
+    Its params are `actor` (the trunk), `lm_head` `[vocab, hidden]` unless tied, `value`, and `critic` (another trunk).
+
+    Args:
+      config: the decoder's shape.
+      value: where values are read: "head" on the actor's trunk, "trunk": on one of the critic's own, with parameters and
+        a memory of its own; "none": 0 (for baselines without a critic).
+      temperature: by which logits are divided before sampling.
+      top_k: how many tokens may be sampled, the most probable ones; None: all.
+      top_p: the least probability that the tokens that may be sampled have together, the most probable first (Holtzman
+        et al. 2020, arXiv:1904.09751), behind temperature and top-k.
+      log_prob_of: whose log-probabilities, entropies and ratios these are: of the distribution that is "sampled" from,
+        temperature, top-k and top-p included, or of the "model" at temperature 1, whatever samples are drawn from. With
+        "sampled", a token that an update pushes out of top-k or top-p has ratio 0 and no gradient from there on.
+      logits_chunk: positions whose logits are made at one time, where `[T, N, vocab]` would not fit; without top-k and
+        top-p, and for "sampled".
+      compute_dtype: of the trunks, for example `jnp.bfloat16`; parameters, memories, heads and losses stay float32.
+      remat: whether each layer is computed again for the gradient.
+
+    Raises:
+      ValueError: for an option that cannot be, in one line.
+    """
+    check_sampling(config, value, temperature, top_k, top_p, log_prob_of, logits_chunk)
+    body, value_head = decoder(config, remat), ValueHead()
+    names = ("actor", "critic") if value == "trunk" else ("actor",)
+
+    def initial_carry(batch: int) -> dict:
+        return {name: body.initial_carry(batch) for name in names}
+
+    def init(key: jax.Array) -> dict:
+        keys = dict(zip(("actor", "critic", "lm_head", "value"), jax.random.split(key, 4), strict=True))
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        params = {name: body.init(keys[name], tokens) for name in names}
+        if not config.tie_word_embeddings:
+            shape = (config.vocab_size, config.hidden_size)
+            params["lm_head"] = 0.01 * jax.random.normal(keys["lm_head"], shape)
+        if value != "none":
+            params["value"] = value_head.init(keys["value"], jnp.zeros((1, 1, config.hidden_size)))
+        return params
+
+    def apply(params: dict, carry: dict, observations: jax.Array, resets: jax.Array) -> tuple:
+        carries, features = {}, None
+        for name in names:
+            weights = jax.tree.map(lambda x: x.astype(compute_dtype), params[name])
+            carries[name], features = body.apply(weights, carry[name], observations, resets)
+            features = features.astype(jnp.float32)
+            if name == "actor":
+                table = params["actor"]["params"]["embed_tokens"] if config.tie_word_embeddings else params["lm_head"]
+                distribution = next_token(features, table)
+        values = value_head.apply(params["value"], features) if value != "none" else jnp.zeros(resets.shape)
+        return carries, distribution, values
+
+    def next_token(features: jax.Array, table: jax.Array) -> Any:
+        if logits_chunk is not None:
+            return LazyCategorical(features / temperature, table, jnp.zeros(len(table)), logits_chunk)
+        logits = (features.reshape(-1, features.shape[-1]) @ table.T).reshape(*features.shape[:-1], len(table))
+        behaviour = Categorical(sampling_logits(logits, temperature, top_k, top_p))
+        return behaviour if log_prob_of == "sampled" else SampledFrom(Categorical(logits), behaviour)
+
+    return Policy(init, initial_carry, apply, Discrete(config.vocab_size))
+
+
+def sampling_logits(
+    logits: jax.Array, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> jax.Array:
+    """Logits `[..., V]` divided by the temperature, of which only the top k, and of these the top p, may be sampled."""
+    if temperature != 1:
+        logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        least = jax.lax.top_k(jax.lax.stop_gradient(logits), top_k)[0][..., -1:]
+        logits = jnp.where(logits >= least, logits, EXCLUDED)
+    if top_p is not None and top_p < 1:
+        ordered = jnp.sort(jax.lax.stop_gradient(logits), axis=-1, descending=True)
+        probabilities = jax.nn.softmax(ordered)
+        before = jnp.cumsum(probabilities, axis=-1) - probabilities  # of those more probable: the first always stays
+        least = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, EXCLUDED)
+    return logits
+
+
+def check_sampling(
+    config: DecoderConfig,
+    value: str,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    log_prob_of: str,
+    logits_chunk: int | None,
+) -> None:
+    """Raises ValueError for options of `decoder_policy` that cannot be."""
+    config.validate()
+    if value not in ("head", "trunk", "none"):
+        raise ValueError(f"value must be 'head', 'trunk' or 'none', got {value!r}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive (generate has greedy=True), got {temperature}")
+    if top_k is not None and not 1 <= top_k <= config.vocab_size:
+        raise ValueError(f"top_k must be between 1 and vocab_size = {config.vocab_size}, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    if log_prob_of not in ("sampled", "model"):
+        raise ValueError(f"log_prob_of must be 'sampled' or 'model', got {log_prob_of!r}")
+    if logits_chunk is not None and (logits_chunk < 1 or top_k or top_p or log_prob_of == "model"):
+        raise ValueError(f"logits_chunk must be at least 1, without top_k, top_p or 'model', got {logits_chunk}")
+
+
+class Generation(NamedTuple):
+    """Responses `[B, max_new]` (EOS behind their end), and their lengths `[B]`, the EOS that ends one included."""
+
+    tokens: jax.Array
+    lengths: jax.Array
+
+
+def generate(
+    policy: Policy,
+    params: Any,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    max_new: int,
+    key: jax.Array,
+    *,
+    eos: int,
+    greedy: bool = False,
+) -> Generation:
+    """Continues prompts until EOS, on the policy's own `apply`: one pass over all prompts, then one token at a time.
+
+    Prompts are shifted so that they end together; a row's padding lies before its reset, and is forgotten there.
+
+    Args:
+      policy, params: whose distribution writes.
+      prompts, lengths: integers `[B, L]` from the left, and how many of each row count, `[B]`.
+      max_new: the most tokens of a response, static.
+      key: randomness of the samples.
+      eos: the token that ends a response.
+      greedy: whether to take each distribution's mode instead of a sample.
+
+    Raises:
+      ValueError: if prompt and response do not fit the policy's context.
+    """
+    prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
+    batch, size = prompts.shape
+    carry = policy.initial_carry(batch)
+    is_cache = lambda node: isinstance(node, Cache)  # noqa: E731
+    for cache in filter(is_cache, jax.tree.leaves(carry, is_leaf=is_cache)):
+        if size + max_new - 1 > (context := cache.positions.shape[1]):
+            total = f"prompts of {size} tokens with max_new = {max_new}"
+            raise ValueError(f"{total} need {size + max_new - 1} steps, more than the policy's context of {context}")
+    column = jnp.arange(size)
+    shifted = jnp.take_along_axis(prompts, (column - (size - lengths[:, None])) % size, axis=1)
+    carry, distributions, _ = policy.apply(params, carry, shifted.T, (column[:, None] == size - lengths))
+
+    def choose(distributions: Any, key: jax.Array, ended: jax.Array) -> jax.Array:
+        chosen = distributions.mode() if greedy else distributions.sample(key)
+        return jnp.where(ended, eos, chosen[-1]).astype(jnp.int32)
+
+    def unfinished(loop: tuple) -> jax.Array:
+        index, _, _, ended, _ = loop
+        return (index < max_new) & ~jnp.all(ended)
+
+    def step(loop: tuple) -> tuple:
+        index, carry, tokens, ended, token = loop
+        tokens = tokens.at[:, index].set(token)
+        ended = ended | (token == eos)
+        carry, distributions, _ = policy.apply(params, carry, token[None], jnp.zeros((1, batch), bool))
+        return index + 1, carry, tokens, ended, choose(distributions, jax.random.fold_in(key, index + 1), ended)
+
+    nothing = jnp.zeros(batch, bool)
+    last = jax.tree.map(lambda x: x[-1:] if x.shape[:1] == (size,) else x, distributions)
+    first = choose(last, jax.random.fold_in(key, 0), nothing)
+    tokens = jnp.full((batch, max_new), eos, jnp.int32)
+    tokens = jax.lax.while_loop(unfinished, step, (0, carry, tokens, nothing, first))[2]
+    ends = jnp.cumsum(tokens == eos, axis=1) > 0
+    return Generation(tokens, jnp.minimum(jnp.sum(~ends, axis=1) + 1, max_new))

@@ -1,0 +1,154 @@
+"""Verifiable tasks on a small alphabet: pure samplers and rewards for training, and plain Python to check the result."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gaejax.environments import Environment
+from gaejax.language.environment import Text, token_environment
+
+ALPHABET = "0123456789.=+?*"
+EOS, EQUALS, PLUS, QUESTION, MARK = range(10, 15)
+SUBSTITUTION = (7, 0, 3, 6, 9, 2, 5, 8, 1, 4)  # of the "translation": digit d becomes SUBSTITUTION[d]
+
+
+class Task(NamedTuple):
+    """A question with one right answer.
+
+    Attributes:
+      name: what it is called, size included.
+      sample: `(key, params) -> (tokens [L], length, answer [R])`, the answer with its EOS.
+      max_prompt, max_response: L and R.
+      check: `(prompt, response) -> bool` on decoded strings, in plain Python: it knows nothing of `sample`.
+    """
+
+    name: str
+    sample: Callable
+    max_prompt: int
+    max_response: int
+    check: Callable[[str, str], bool]
+
+    def environment(self, **options: object) -> Environment:
+        """The task as an environment, paid at the end by the fraction of the answer that is right. The length of a
+        response is part of the task: its limit terminates."""
+        options = {"reward": fraction_correct, "time_limit": "terminate", "name": self.name} | options
+        return token_environment(self.sample, len(ALPHABET), EOS, self.max_response, **options)
+
+
+def decode(tokens: Sequence[int]) -> str:
+    """Tokens as a string."""
+    return "".join(ALPHABET[int(token)] for token in tokens)
+
+
+def fraction_correct(text: Text) -> jax.Array:
+    """How much of the answer, `text.aux` `[R]`, stands at its place in the response, EOS included: 0 to 1."""
+    place = jnp.arange(text.response.shape[0])
+    answer_length = jnp.argmax(text.aux == EOS) + 1
+    right = (text.response == text.aux) & (place < jnp.minimum(text.response_length, answer_length))
+    return jnp.sum(right) / jnp.maximum(answer_length, text.response_length)
+
+
+def _task(name: str, max_prompt: int, max_response: int, question: Callable, check: Callable) -> Task:
+    """A task whose `question(key)` returns parts of the prompt, and of the answer without its EOS."""
+
+    def sample(key: jax.Array, params: object) -> tuple:
+        prompt, answer = question(key)
+        prompt, answer = (jnp.concatenate([jnp.atleast_1d(part) for part in parts]) for parts in (prompt, answer))
+        answer = jnp.append(answer, EOS)
+        return prompt.astype(jnp.int32), jnp.int32(prompt.shape[0]), answer.astype(jnp.int32)
+
+    return Task(name, sample, max_prompt, max_response, check)
+
+
+def _digits(key: jax.Array, size: int) -> jax.Array:
+    return jax.random.randint(key, (size,), 0, 10)
+
+
+def reverse(size: int = 5) -> Task:
+    """12345= -> 54321."""
+
+    def question(key: jax.Array) -> tuple:
+        digits = _digits(key, size)
+        return (digits, EQUALS), (digits[::-1],)
+
+    return _task(f"reverse-{size}", size + 1, size + 1, question, lambda p, r: r == p.rstrip("=")[::-1] + ".")
+
+
+def translation(size: int = 5) -> Task:
+    """A substitution of every digit, in reverse order."""
+
+    def question(key: jax.Array) -> tuple:
+        digits = _digits(key, size)
+        return (digits, EQUALS), (jnp.array(SUBSTITUTION)[digits][::-1],)
+
+    def check(prompt: str, response: str) -> bool:
+        return response == "".join(str((3 * int(digit) + 7) % 10) for digit in reversed(prompt[:-1])) + "."
+
+    return _task(f"translation-{size}", size + 1, size + 1, question, check)
+
+
+def sort(size: int = 8) -> Task:
+    """3142= -> 1234."""
+
+    def question(key: jax.Array) -> tuple:
+        digits = _digits(key, size)
+        return (digits, EQUALS), (jnp.sort(digits),)
+
+    return _task(f"sort-{size}", size + 1, size + 1, question, lambda p, r: r == "".join(sorted(p[:-1])) + ".")
+
+
+def addition(size: int = 2) -> Task:
+    """27+45= -> 072. (most significant digit first, filled with zeros)."""
+
+    def question(key: jax.Array) -> tuple:
+        summands = _digits(key, 2 * size).reshape(2, size)
+        powers = 10 ** jnp.arange(size, -1, -1)
+        total = jnp.sum(summands @ powers[1:])
+        return (summands[0], PLUS, summands[1], EQUALS), (total // powers % 10,)
+
+    def check(prompt: str, response: str) -> bool:
+        return response == f"{sum(map(int, prompt[:-1].split('+'))):0{size + 1}d}."
+
+    return _task(f"addition-{size}", 2 * size + 2, size + 2, question, check)
+
+
+def question_answering(size: int = 3) -> Task:
+    """Pairs of key and value, then a key: 17 42 95 ?4= -> 2."""
+
+    def question(key: jax.Array) -> tuple:
+        names_key, values_key, asked_key = jax.random.split(key, 3)
+        names = jax.random.permutation(names_key, 10)[:size]
+        values = _digits(values_key, size)
+        asked = jax.random.randint(asked_key, (), 0, size)
+        return (jnp.stack([names, values], axis=1).reshape(-1), QUESTION, names[asked], EQUALS), (values[asked],)
+
+    def check(prompt: str, response: str) -> bool:
+        facts, asked = prompt[:-1].split("?")
+        return response == dict(zip(facts[::2], facts[1::2], strict=True))[asked] + "."
+
+    return _task(f"question_answering-{size}", 2 * size + 3, 2, question, check)
+
+
+def summary(size: int = 6, marked: int = 3) -> Task:
+    """The digits behind a mark: 1*23*4*56= -> 245."""
+
+    def question(key: jax.Array) -> tuple:
+        digits_key, marks_key = jax.random.split(key)
+        digits = _digits(digits_key, size)
+        chosen = jnp.sort(jax.random.permutation(marks_key, size)[:marked])
+        marks = jnp.zeros(size, jnp.int32).at[chosen].set(1)
+        place = jnp.arange(size) + jnp.cumsum(marks)  # of a digit, behind the marks so far
+        text = jnp.full(size + marked, MARK).at[place].set(digits)
+        return (text, EQUALS), (digits[chosen],)
+
+    def check(prompt: str, response: str) -> bool:
+        return response == "".join(part[0] for part in prompt.split("*")[1:]) + "."
+
+    return _task(f"summary-{size}", size + marked + 1, marked + 1, question, check)
+
+
+TASKS = {
+    each.__name__: each for each in (reverse, translation, sort, addition, question_answering, summary)
+}
