@@ -52,7 +52,6 @@ from gaejax.training import (
     run_experiment,
     save_checkpoint,
     train,
-    warm_start,
 )
 
 __version__ = "0.1.0"
@@ -106,6 +105,5 @@ __all__ = [
     "trpo",
     "upgo",
     "vtrace",
-    "warm_start",
     "weight_corrected_gae",
 ]

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from gaejax.algorithms.batches import Batch
 from gaejax.algorithms.core import check_config
-from gaejax.algorithms.on_policy import Batch, OnPolicyConfig
+from gaejax.algorithms.training_state import OnPolicyConfig
 from gaejax.losses import Objective, value_loss
 from gaejax.policies import Policy
 from gaejax.statistics import masked_mean, standardize

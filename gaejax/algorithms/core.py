@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from gaejax.environments import Environment
 
@@ -16,7 +17,9 @@ class Algorithm(NamedTuple):
     """A training algorithm, bound to an environment and a policy, in the manner of optax and blackjax.
 
     Attributes:
-      init: `(key, config) -> state`. The state is everything that must persist, the config included.
+      init: `(key, config, source=None) -> state`. The state is everything that must persist, the config included. A
+        `source`, a trained state of any algorithm with the same policy, is a warm start: its parameters and its
+        statistics of observations are taken over, its optimizer is not.
       step: `state -> (state, info)`, one rollout and its updates. The info is small and aggregated.
       act: `(state, carry, observations, resets) -> (carry, distributions, values)`: the policy as it stands, its
         normalizer included, over time-major `[T, N, ...]`.
@@ -40,6 +43,26 @@ def strong(tree: Any) -> Any:
 def strong_floats(config: Any) -> Any:
     """A config whose float hyperparameters are float32 arrays."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), config)
+
+
+def adam(learning_rate: jax.Array) -> optax.GradientTransformation:
+    """Adam as PPO implementations use it, epsilon 1e-5."""
+    return optax.adam(learning_rate, eps=1e-5)
+
+
+def inherited(name: str, ours: Any, theirs: Any) -> Any:
+    """`theirs`, in the place of `ours`.
+
+    Raises:
+      ValueError: naming the first leaf that does not fit.
+    """
+    own, other = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (ours, theirs))
+    for path in [*own, *(path for path in other if path not in own)]:
+        here, there = (getattr(leaves.get(path), "shape", None) for leaves in (own, other))
+        if here != there:
+            leaf = name + jax.tree_util.keystr(path)
+            raise ValueError(f"source must have been trained with this policy: {leaf} is {there} there, {here} here")
+    return theirs
 
 
 def check_config(config: Any, unit_interval: tuple[str, ...] = (), positive: tuple[str, ...] = ()) -> None:

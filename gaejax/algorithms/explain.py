@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gaejax.algorithms.training_state import Batch, Experience
+from gaejax.algorithms.batches import Batch
+from gaejax.algorithms.training_state import Experience
 from gaejax.policies import Policy
 from gaejax.statistics import masked_mean, standardize
 

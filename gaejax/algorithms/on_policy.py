@@ -1,7 +1,6 @@
 """The parts that on-policy algorithms are made of: a rollout, its advantages, a gradient step, what persists."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict
@@ -11,10 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from gaejax.advantages import ESTIMATORS, gae
-from gaejax.algorithms.core import Algorithm, strong, strong_floats
+from gaejax.algorithms.batches import Batch, estimated_batch
+from gaejax.algorithms.core import Algorithm, adam, inherited, strong, strong_floats
 from gaejax.algorithms.explain import explain
 from gaejax.algorithms.training_state import (
-    Batch,
     Experience,
     OnPolicyConfig,
     TrainingInfo,
@@ -22,18 +21,11 @@ from gaejax.algorithms.training_state import (
     Transform,
 )
 from gaejax.environments import Environment, auto_reset, rescale_actions
-from gaejax.minibatches import behind_burn_in
 from gaejax.normalizers import Identity, ObservationNormalizer, RewardNormalizer
 from gaejax.policies import Policy
-from gaejax.rollout import RolloutState, episode_steps, finite_where_masked, init_rollout, replay, rollout
+from gaejax.rollout import RolloutState, init_rollout, rollout
 from gaejax.schedules import Schedule, check_scheduled, check_schedules, scheduled
 from gaejax.statistics import explained_variance
-from gaejax.values import expected_values
-
-
-def adam(learning_rate: jax.Array) -> optax.GradientTransformation:
-    """Adam as PPO implementations use it, epsilon 1e-5."""
-    return optax.adam(learning_rate, eps=1e-5)
 
 
 class Parts(TypedDict, total=False):
@@ -54,8 +46,9 @@ class OnPolicy:
       policy: an actor-critic for its spaces.
       optimizer: `learning_rate -> optax.GradientTransformation`; the rate is traced. Clipping by the global norm goes
         before it. None for an algorithm that has steps of its own.
-      estimator: of the advantages, called like `gaejax.gae`, or a name in `gaejax.advantages.ESTIMATORS`. It is
-        given the config's lambda as `gae_lambda` or `trace_lambda`, and `log_ratios`, `action_values` or `episode_steps`, where its signature names them.
+      estimator: of the advantages, called like `gaejax.gae`, or a name in `gaejax.advantages.ESTIMATORS`. It is given
+        the config's lambda as `gae_lambda` or `trace_lambda`, and `log_ratios`, `action_values` or `episode_steps`,
+        where its signature names them.
       schedules: what scales a float of the config as training goes on, by the field's name: a function of progress from
         0 to 1 (over the config's `anneal_steps`), or the name of one in `gaejax.schedules`. The learning rate falls
         linearly unless it is given another.
@@ -83,26 +76,30 @@ class OnPolicy:
     def algorithm(self, step: Callable, check: Callable[[OnPolicyConfig], None] = lambda config: None) -> Algorithm:
         """The algorithm with this training step; `check(config)` refuses configs beyond what they refuse themselves."""
 
-        def init(key: jax.Array, config: OnPolicyConfig) -> TrainingState:
+        def init(key: jax.Array, config: OnPolicyConfig, source: TrainingState | None = None) -> TrainingState:
             config.validate()
             check_scheduled(config, self.schedules)
             check(config)
-            return self.init(key, config)
+            return self.init(key, config, source)
 
         return Algorithm(init, step, self.act, self.policy.initial_carry, self.environment)
 
-    def init(self, key: jax.Array, config: OnPolicyConfig) -> TrainingState:
-        """The state before the first training step."""
+    def init(self, key: jax.Array, config: OnPolicyConfig, source: TrainingState | None) -> TrainingState:
+        """The state before the first training step, with the policy of `source` if that is given."""
         params_key, rollout_key, key = jax.random.split(key, 3)
         params = self.policy.init(params_key)
         space, scale = self.environment.observation_space, config.normalize_observations
+        normalizer = ObservationNormalizer.create(space) if scale else Identity()
+        if source is not None:
+            params = inherited("params", params, source.params)
+            normalizer = inherited("observation_normalizer", normalizer, source.observation_normalizer)
         return strong(
             TrainingState(
                 params=params,
                 optimizer=self.transformation(config).init(params) if self.optimizer else (),
                 rollout=self.fresh_rows(rollout_key, self.environment.params, config),
                 environment_params=self.environment.params,
-                observation_normalizer=ObservationNormalizer.create(space) if scale else Identity(),
+                observation_normalizer=normalizer,
                 reward_normalizer=RewardNormalizer.create(config.num_envs) if config.normalize_rewards else Identity(),
                 transforms=tuple(transform.init(params) for transform in self.transforms),
                 key=key,
@@ -135,14 +132,9 @@ class OnPolicy:
         if config.fresh_rows:
             rollout_key, reset_key = jax.random.split(rollout_key)
             rows = self.fresh_rows(reset_key, state.environment_params, config)
-        rows, trajectory, episodes = rollout(
-            rollout_key,
-            self.training_environment,
-            state.environment_params,
-            partial(self.act, state),
-            rows,
-            config.num_steps,
-        )
+        environment, environment_params = self.training_environment, state.environment_params
+        act = partial(self.act, state)
+        rows, trajectory, episodes = rollout(rollout_key, environment, environment_params, act, rows, config.num_steps)
         transforms, info = (), {}
         for transform, transform_state in zip(self.transforms, state.transforms, strict=True):
             transform_state, trajectory, more = transform.apply(transform_state, trajectory, state)
@@ -157,42 +149,7 @@ class OnPolicy:
 
     def batch(self, state: TrainingState, experience: Experience, params: Any) -> Batch:
         """The rollout's steps, with values and advantages as `params` see them."""
-        config, trajectory = experience.config, experience.trajectory
-        distributions, values = replay(partial(self.act, state._replace(params=params)), trajectory)
-        values = expected_values(values)
-
-        def at_actions(method: Callable) -> jax.Array:  # over T + 1 steps, like the distributions
-            actions = jax.tree.map(lambda x: jnp.concatenate([x, x[-1:]]), trajectory.actions)
-            return method(actions)[:-1]
-
-        on_demand = {
-            "gae_lambda": lambda: config.gae_lambda,
-            "trace_lambda": lambda: config.gae_lambda,
-            "log_ratios": lambda: at_actions(distributions.log_prob) - trajectory.log_probs,
-            "action_values": lambda: at_actions(distributions.values_of),
-            "episode_steps": lambda: episode_steps(trajectory.resets, state.rollout.episode_length),
-        }
-        named = inspect.signature(self.estimator).parameters
-        advantages, value_targets = self.estimator(
-            rewards=experience.persisting["reward_normalizer"](trajectory.rewards),
-            values=values[:-1],
-            next_values=values[1:],
-            terminated=trajectory.terminated,
-            truncated=trajectory.truncated,
-            discount=config.discount,
-            mask=trajectory.mask,
-            **{name: value() for name, value in on_demand.items() if name in named},
-        )
-        return Batch(
-            observations=finite_where_masked(state.observation_normalizer(trajectory.observations), trajectory.mask),
-            resets=trajectory.resets,
-            actions=trajectory.actions,
-            log_probs=trajectory.log_probs,
-            values=values[:-1],
-            advantages=advantages,
-            value_targets=value_targets,
-            mask=trajectory.mask & behind_burn_in(trajectory.resets, config.burn_in_steps),
-        )
+        return estimated_batch(self.estimator, partial(self.act, state._replace(params=params)), state, experience)
 
     def transformation(self, config: OnPolicyConfig) -> optax.GradientTransformation:
         """The optimizer as the config has it now, behind clipping by the global norm."""
@@ -213,10 +170,8 @@ class OnPolicy:
     ) -> tuple[TrainingState, TrainingInfo]:
         """The state behind the training step, and its info.
 
-        Args:
-          state, experience, batch: what the step began with, collected, and learned from.
-          training: the new `(params, optimizer state)`.
-          diagnostics: arrays by name, whose means go to the info: a field of `TrainingInfo`, or an extra.
+        `training` is the new `(params, optimizer state)`; the means of `diagnostics` go to the info, to its fields of
+        these names or to its extras.
         """
         config, episodes, mask = experience.config, experience.episodes, experience.trajectory.mask
         means = {name: jnp.mean(values) for name, values in diagnostics.items()}

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from gaejax.algorithms.actor_critic import ActorCriticConfig, actor_critic_loss
+from gaejax.algorithms.batches import Batch
 from gaejax.algorithms.core import Algorithm
 from gaejax.algorithms.on_policy import OnPolicy, Parts
-from gaejax.algorithms.training_state import Batch, TrainingInfo, TrainingState
+from gaejax.algorithms.training_state import TrainingInfo, TrainingState
 from gaejax.environments import Environment
 from gaejax.losses import Objective, clipped_surrogate_loss, drift_loss, kl_estimate, kl_penalty_loss
 from gaejax.minibatches import minibatch_epochs

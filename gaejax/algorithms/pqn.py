@@ -9,9 +9,10 @@ import optax
 from flax import struct
 
 from gaejax.advantages import td_lambda
+from gaejax.algorithms.batches import Batch
 from gaejax.algorithms.core import Algorithm
 from gaejax.algorithms.on_policy import OnPolicy, Parts
-from gaejax.algorithms.training_state import Batch, OnPolicyConfig, TrainingInfo, TrainingState
+from gaejax.algorithms.training_state import OnPolicyConfig, TrainingInfo, TrainingState
 from gaejax.distributions import EpsilonGreedy
 from gaejax.environments import Discrete, Environment
 from gaejax.minibatches import minibatch_epochs

@@ -113,16 +113,3 @@ class Experience(NamedTuple):
     episodes: EpisodeStatistics
     persisting: dict
     info: dict
-
-
-class Batch(NamedTuple):
-    """What an update reads of each step, `[T, N, ...]`; behind a masked step may stand anything, but no NaN."""
-
-    observations: Any
-    resets: jax.Array
-    actions: Any
-    log_probs: jax.Array
-    values: jax.Array
-    advantages: jax.Array
-    value_targets: jax.Array
-    mask: jax.Array

@@ -11,9 +11,10 @@ import optax
 from flax import struct
 
 from gaejax.advantages import decoupled_gae
+from gaejax.algorithms.batches import Batch
 from gaejax.algorithms.core import Algorithm, check_config
 from gaejax.algorithms.on_policy import OnPolicy, Parts
-from gaejax.algorithms.training_state import Batch, OnPolicyConfig, TrainingInfo, TrainingState
+from gaejax.algorithms.training_state import OnPolicyConfig, TrainingInfo, TrainingState
 from gaejax.environments import Environment
 from gaejax.policies import Policy
 from gaejax.statistics import masked_mean, standardize

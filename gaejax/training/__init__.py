@@ -1,6 +1,6 @@
 """Training: the loop as a pure function, evaluation, and the driver that runs it with progress, logs, checkpoints."""
 
-from gaejax.training.acting import export, warm_start
+from gaejax.training.acting import export
 from gaejax.training.checkpoints import load_checkpoint, save_checkpoint
 from gaejax.training.evaluation import Evaluation, evaluate
 from gaejax.training.experiment import Experiment, evaluate_seeds, load_states, run_experiment
@@ -23,5 +23,4 @@ __all__ = [
     "run_experiment",
     "save_checkpoint",
     "train",
-    "warm_start",
 ]

@@ -1,4 +1,4 @@
-"""What a trained state is for: acting, and starting another training."""
+"""What a trained state is for: acting."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,26 +29,3 @@ def export(algorithm: Algorithm, state: Any, *, greedy: bool = True) -> Callable
         return carry, rescaled_action(algorithm.environment.action_space, actions)
 
     return act
-
-
-def warm_start(state: Any, source: Any) -> Any:
-    """A fresh state whose policy and observation statistics are those of another run; its optimizer starts anew.
-
-    Args:
-      state: of `algorithm.init`, or several stacked.
-      source: a trained state of the same policy, of any algorithm, or as many stacked.
-
-    Raises:
-      ValueError: naming the first parameter that does not fit.
-    """
-    parts = ("params", "observation_normalizer")
-    ours, theirs = (
-        dict(jax.tree_util.tree_leaves_with_path({part: getattr(each, part) for part in parts}))
-        for each in (state, source)
-    )
-    for path in [*ours, *(path for path in theirs if path not in ours)]:
-        shapes = [getattr(leaves.get(path), "shape", "none") for leaves in (ours, theirs)]
-        if shapes[0] != shapes[1]:
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            raise ValueError(f"source must have the policy of the state: {name} is {shapes[1]} there, {shapes[0]} here")
-    return state._replace(**{part: getattr(source, part) for part in parts})

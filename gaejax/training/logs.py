@@ -66,7 +66,7 @@ def flat(info: TrainingInfo) -> dict[str, np.ndarray]:
 
 
 def explain_report(rows: list[dict[str, float]]) -> list[dict]:
-    """What a run's diagnostics came to in the last fifth of its metrics, beside their healthy ranges; a verdict each."""
+    """What a run's diagnostics came to in the last fifth of its metrics, healthy ranges, and verdicts."""
     last = max(row["update"] for row in rows)
     late = [row for row in rows if row["update"] > 0.8 * last]
     report = []
