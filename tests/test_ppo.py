@@ -1,5 +1,7 @@
 """PPO's training step: its laws, its parts, and what must not depend on what."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,19 @@ from test_environments import counter
 from test_rollout import remembering_policy
 
 import gaejax
-from gaejax.algorithms.ppo import PPOBatch, annealed_learning_rate, ppo_loss
+from gaejax.algorithms.actor_critic import actor_critic_loss
+from gaejax.algorithms.batches import Batch
+from gaejax.algorithms.on_policy import OnPolicy
+from gaejax.algorithms.ppo import OBJECTIVES, adapted, clip
 from gaejax.distributions import Categorical
-from gaejax.losses import clipped_surrogate_loss, kl_estimate, value_loss
+from gaejax.losses import (
+    clipped_surrogate_loss,
+    drift_loss,
+    kl_estimate,
+    kl_penalty_loss,
+    policy_gradient_loss,
+    value_loss,
+)
 
 CONFIG = gaejax.PPOConfig(
     num_envs=8,
@@ -165,13 +177,6 @@ def test_gradients_are_clipped_by_their_global_norm_before_the_optimizer():
     assert info.gradient_norm > 1e-2
 
 
-def test_the_learning_rate_falls_to_zero_over_anneal_steps():
-    config = gaejax.PPOConfig(num_envs=10, num_steps=10, learning_rate=1.0, anneal_steps=1000.0)
-    rates = [float(annealed_learning_rate(config, jnp.int32(update))) for update in (0, 5, 10, 20)]
-    np.testing.assert_allclose(rates, [1, 0.5, 0, 0], atol=1e-6)
-    assert annealed_learning_rate(config.replace(anneal_steps=None), jnp.int32(20)) == 1
-
-
 def test_losses_by_hand():
     log_ratios = jnp.log(jnp.array([1.5, 0.5, 1.5, 0.5, 1.0]))
     advantages = jnp.array([1.0, 1.0, -1.0, -1.0, 2.0])
@@ -180,15 +185,71 @@ def test_losses_by_hand():
     clipped = value_loss(jnp.array([3.0, 1.1]), jnp.array([3.0, 1.0]), jnp.array([1.0, 1.0]), jnp.float32(0.5))
     np.testing.assert_allclose(clipped, [0.5 * 1.5**2, 0.5 * 0.1**2], rtol=1e-5)
     np.testing.assert_allclose(kl_estimate(jnp.log(2.0)), 1 - np.log(2), rtol=1e-5)
+    higher = clipped_surrogate_loss(log_ratios, advantages, 0.2, 0.4)
+    np.testing.assert_allclose(higher, [-1.4, -0.5, 1.5, 0.8, -2])
+    penalized = kl_penalty_loss(jnp.log(jnp.array([2.0])), jnp.array([3.0]), 10.0)
+    np.testing.assert_allclose(penalized, -6 + 10 * (1 - np.log(2)), rtol=1e-5)
+
+
+def test_at_ratio_one_every_objective_has_the_gradient_of_the_policy_gradient():
+    advantages = jnp.array([-2.0, -0.1, 0.0, 0.3, 5.0])
+    config = gaejax.PPOConfig()
+    for objective in (policy_gradient_loss, *OBJECTIVES.values()):
+        gradient = jax.grad(lambda x, objective=objective: objective(x, advantages, config).sum())(jnp.zeros(5))
+        np.testing.assert_allclose(gradient, -advantages, atol=1e-6)
+
+
+def test_the_drift_is_never_negative_and_zero_at_ratio_one():
+    log_ratios, advantages = jnp.meshgrid(jnp.linspace(-3, 3, 61), jnp.linspace(-4, 4, 41))
+    drift = drift_loss(log_ratios, advantages) + jnp.exp(log_ratios) * advantages
+    assert np.all(drift >= -1e-5) and np.max(drift) > 1
+    np.testing.assert_allclose(drift[:, 30], 0, atol=1e-6)
+
+
+def test_the_penalty_doubles_and_halves_around_its_target():
+    divergences = jnp.array([0.001, 0.0066, 0.0068, 0.0149, 0.0151])
+    np.testing.assert_allclose(adapted(jnp.float32(2), divergences, 0.01), [1, 1, 2, 2, 4])
+
+
+def test_the_adaptive_penalty_is_in_the_state():
+    environment = gaejax.make("CartPole-v1")
+    algorithm = gaejax.ppo(environment, gaejax.mlp_policy(environment, (4,)), objective="adaptive_kl")
+    state, info = jax.jit(algorithm.step)(algorithm.init(jax.random.key(0), CONFIG.replace(kl_target=1.0)))
+    assert state.config.kl_coefficient == 0.5 == info.extra["kl_coefficient"]
+
+
+def test_advantages_may_be_estimated_anew_for_every_pass():
+    """V-trace then sees how far the policy has moved; values are those of the parameters at hand. Where nothing moves
+    (learning rate 0), both ways are one."""
+    environment = gaejax.make("CartPole-v1")
+    policy = gaejax.mlp_policy(environment, (4,))
+    on_policy = OnPolicy(environment, policy, estimator=lambda *, log_ratios, values, **_: (log_ratios, values))
+    state = on_policy.init(jax.random.key(0), CONFIG, None)
+    experience = on_policy.collect(state)
+    moved = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
+    batch = on_policy.batch(state, experience, moved)
+    _, distributions, values = policy.apply(moved, (), batch.observations, batch.resets)
+    expected = np.where(batch.mask, distributions.log_prob(batch.actions) - batch.log_probs, 0)
+    np.testing.assert_allclose(np.where(batch.mask, batch.advantages, 0), expected, atol=1e-6)
+    np.testing.assert_allclose(batch.value_targets, values, atol=1e-6)
+    assert np.abs(expected).max() > 1e-3
+
+    infos = []
+    for estimator, recompute in (("gae", False), ("vtrace", True)):
+        algorithm = gaejax.ppo(environment, policy, estimator=estimator)
+        config = CONFIG.replace(learning_rate=0.0, recompute_advantages=recompute)
+        infos.append(jax.jit(algorithm.step)(algorithm.init(jax.random.key(0), config))[1])
+    for name in ("policy_loss", "value_loss", "gradient_norm", "explained_variance"):
+        np.testing.assert_allclose(getattr(infos[0], name), getattr(infos[1], name), rtol=1e-4, atol=1e-6)
 
 
 def minibatch(**changes):
     shape = (1, 6)
     rng = np.random.default_rng(0)
-    fields = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name in PPOBatch._fields}
+    fields = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name in Batch._fields}
     fields |= dict(observations=jnp.zeros((1, 6, 1)), resets=jnp.zeros(shape, bool), mask=jnp.ones(shape, bool))
     fields |= dict(actions=jnp.array([[0, 1, 0, 1, 0, 1]]), log_probs=jnp.full(shape, np.log(0.5)))
-    return PPOBatch(**{**fields, **changes})
+    return Batch(**{**fields, **changes})
 
 
 def bias_policy():
@@ -204,7 +265,7 @@ def bias_policy():
 def test_what_is_masked_changes_neither_loss_nor_gradient_nor_diagnostics():
     policy, mask = bias_policy(), jnp.array([[True, True, False, True, False, True]])
     config = gaejax.PPOConfig(value_clip_epsilon=0.2)
-    loss = jax.value_and_grad(ppo_loss, has_aux=True)
+    loss = jax.value_and_grad(partial(actor_critic_loss, clip, policy, config), has_aux=True)
     clean = minibatch(mask=mask)
     poisoned = clean._replace(
         **{
@@ -214,7 +275,9 @@ def test_what_is_masked_changes_neither_loss_nor_gradient_nor_diagnostics():
     )
     params = {"logit": jnp.float32(0.3), "value": jnp.float32(0.1)}
     kept = jax.tree.map(lambda leaf: leaf[:, mask[0]], clean)
-    results = [loss(params, policy, config, batch, ()) for batch in (clean, poisoned, kept)]
+    results = [loss(params, batch, ()) for batch in (clean, poisoned, kept)]
+    for (_, terms), _ in results:
+        terms["log_ratios"] = terms["log_ratios"].sum()
     for result in results[1:]:
         for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(result), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -223,7 +286,7 @@ def test_what_is_masked_changes_neither_loss_nor_gradient_nor_diagnostics():
 def test_the_loss_by_hand():
     batch = minibatch()
     config = gaejax.PPOConfig(entropy_coefficient=0.1, value_coefficient=0.25, advantage_normalization="none")
-    loss, info = ppo_loss(bias_policy().init(None), bias_policy(), config, batch, ())
+    loss, info = actor_critic_loss(clip, bias_policy(), config, bias_policy().init(None), batch, ())
     policy_loss = -np.mean(batch.advantages)
     critic_loss = 0.5 * np.mean(np.square(batch.value_targets))
     np.testing.assert_allclose(loss, policy_loss + 0.25 * critic_loss - 0.1 * np.log(2), rtol=1e-5)
