@@ -1,1 +1,46 @@
 """Language models as policies: a token environment, decoders, transforms of the trajectory, credit, tasks."""
+
+from gaejax.language.credit import (
+    LanguageConfig,
+    aggregated,
+    critic_warm_up,
+    length_adaptive_gae,
+    relative_position_gae,
+    weighted_objective,
+)
+from gaejax.language.decoder import decoder
+from gaejax.language.decoder_config import DecoderConfig
+from gaejax.language.environment import token_environment
+from gaejax.language.generate import Generation, generate
+from gaejax.language.groups import group_baseline, without_critic
+from gaejax.language.kl import kl_in_loss, kl_penalty
+from gaejax.language.policy import decoder_policy, sampling_logits
+from gaejax.language.prompts import Text
+from gaejax.language.scores import python_score, score, whiten_rewards
+from gaejax.language.tasks import TASKS, Task
+
+__all__ = [
+    "TASKS",
+    "DecoderConfig",
+    "Generation",
+    "LanguageConfig",
+    "Task",
+    "Text",
+    "aggregated",
+    "critic_warm_up",
+    "decoder",
+    "decoder_policy",
+    "generate",
+    "group_baseline",
+    "kl_in_loss",
+    "kl_penalty",
+    "length_adaptive_gae",
+    "python_score",
+    "relative_position_gae",
+    "sampling_logits",
+    "score",
+    "token_environment",
+    "weighted_objective",
+    "whiten_rewards",
+    "without_critic",
+]

@@ -5,29 +5,9 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gaejax.environments import Discrete, Environment, time_limit_terminates
-
-NUM_PROBES = 16
-
-
-class Text(NamedTuple):
-    """A prompt and the response to it, as rewards see them (padding behind the lengths is 0).
-
-    Attributes:
-      prompt: `[L]` tokens, of which `prompt_length` count.
-      prompt_length: at least 1.
-      response: `[R]` tokens, of which `response_length` count, the EOS that ends it among them.
-      response_length: so far.
-      aux: what the sampler returned beside the prompt (an answer, a seed); `()` if nothing.
-    """
-
-    prompt: jax.Array
-    prompt_length: jax.Array
-    response: jax.Array
-    response_length: jax.Array
-    aux: Any = ()
+from gaejax.language.prompts import Text, check_reward, checked_prompts, draw, key_of_group, prompt_size
 
 
 class TokenState(NamedTuple):
@@ -35,13 +15,6 @@ class TokenState(NamedTuple):
 
     text: Text
     position: jax.Array
-
-
-class Prompts(NamedTuple):
-    """Prompts as an array `[P, L]` and their lengths `[P]`: the params of an environment made of them."""
-
-    tokens: jax.Array
-    lengths: jax.Array
 
 
 def token_environment(
@@ -97,14 +70,14 @@ def token_environment(
     if callable(prompts):
         sample = prompts
     else:
-        sample, params = _draw, checked_prompts(prompts, lengths, vocab_size)
-    max_prompt = _prompt_size(sample, params)
+        sample, params = draw, checked_prompts(prompts, lengths, vocab_size)
+    max_prompt = prompt_size(sample, params)
     if context is not None and max_prompt + max_response - 1 > context:
         total = f"{max_prompt} tokens of prompt and {max_response} of response need {max_prompt + max_response - 1}"
         raise ValueError(f"context must hold a whole text, and {total} steps, got {context}")
 
     def reset(key: jax.Array, params: Any) -> tuple[TokenState, jax.Array]:
-        tokens, length, aux = sample(_of_group(key, group_size) if group_size > 1 else key, params)
+        tokens, length, aux = sample(key_of_group(key, group_size) if group_size > 1 else key, params)
         tokens, length = jnp.asarray(tokens, jnp.int32), jnp.asarray(length, jnp.int32)
         zero = jnp.zeros((), jnp.int32)
         # The response is kept only for who reads it: the trajectory's observations have it too.
@@ -129,74 +102,3 @@ def token_environment(
         check_reward(reward, sample, params, vocab_size, max_response)
     environment = Environment(name, reset, step, tokens, tokens, params)
     return time_limit_terminates(environment) if time_limit == "terminate" else environment
-
-
-def checked_prompts(prompts: Any, lengths: Any, vocab_size: int) -> Prompts:
-    """`Prompts` of an array `[P, L]`; raises ValueError or TypeError, in one line, for an array that holds none."""
-    tokens = np.asarray(prompts)
-    if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
-        raise TypeError(f"prompts must be integers [P, L] or a sampler, got {tokens.dtype} of shape {tokens.shape}")
-    lengths = np.full(len(tokens), tokens.shape[1]) if lengths is None else np.asarray(lengths)
-    if lengths.shape != (len(tokens),) or lengths.dtype.kind not in "iu":
-        raise ValueError(f"lengths must be integers [{len(tokens)}], got {lengths.dtype} of shape {lengths.shape}")
-    if lengths.min() < 1 or lengths.max() > tokens.shape[1]:
-        wrong = lengths.min() if lengths.min() < 1 else lengths.max()
-        raise ValueError(f"lengths must be between 1 and the width of prompts, {tokens.shape[1]}, got {wrong}")
-    written = tokens[np.arange(tokens.shape[1]) < lengths[:, None]]
-    if written.min() < 0 or written.max() >= vocab_size:
-        wrong = written.min() if written.min() < 0 else written.max()
-        raise ValueError(f"prompts must hold tokens of the vocabulary, 0 .. {vocab_size - 1}, got {wrong}")
-    return Prompts(jnp.asarray(tokens, jnp.int32), jnp.asarray(lengths, jnp.int32))
-
-
-def check_reward(reward: Callable, sample: Callable, params: Any, vocab_size: int, max_response: int) -> None:
-    """Raises ValueError, in one line, if `reward` is no finite number for some random texts."""
-
-    def probe(key: jax.Array) -> Any:
-        tokens, length, aux = sample(key, params)
-        response_key, length_key = jax.random.split(key)
-        response = jax.random.randint(response_key, (max_response,), 0, vocab_size)
-        response_length = jax.random.randint(length_key, (), 1, max_response + 1)
-        response = jnp.where(jnp.arange(max_response) < response_length, response, 0)
-        return reward(Text(jnp.asarray(tokens), jnp.asarray(length), response, response_length, aux))
-
-    shape = getattr(jax.eval_shape(probe, jax.random.key(0)), "shape", None)
-    if shape != ():
-        raise ValueError(f"reward must return one number for a text, got shape {shape}")
-    with jax.ensure_compile_time_eval():
-        found = np.asarray(jax.jit(jax.vmap(probe))(jax.random.split(jax.random.key(0), NUM_PROBES)), np.float32)
-    if not np.isfinite(found).all():
-        raise ValueError(f"reward must be finite for every text, got {found[~np.isfinite(found)][0]} for a random one")
-
-
-def _draw(key: jax.Array, prompts: Prompts) -> tuple:
-    row = jax.random.randint(key, (), 0, prompts.lengths.shape[0])
-    return prompts.tokens[row], prompts.lengths[row], ()
-
-
-def _prompt_size(sample: Callable, params: Any) -> int:
-    """The width L of a sampler's prompts."""
-    got = jax.eval_shape(sample, jax.random.key(0), params)
-    if not isinstance(got, tuple) or len(got) != 3 or len(getattr(got[0], "shape", ())) != 1 or got[1].shape != ():
-        raise ValueError(f"prompts must be sampled as (tokens [L], length, aux), got {jax.tree.map(np.shape, got)}")
-    if not (jnp.issubdtype(got[0].dtype, jnp.integer) and jnp.issubdtype(got[1].dtype, jnp.integer)):
-        raise TypeError(f"prompts must be sampled as integers, got {got[0].dtype} and lengths of {got[1].dtype}")
-    return got[0].shape[0]
-
-
-def _of_group(key: jax.Array, size: int) -> jax.Array:
-    """The key of the first row of this row's group.
-
-    A reset knows nothing of its row, and needs not: the rule for a batch of keys gives every group the key of its first
-    row. (Keys carry no gradient, and the rule is one gather: it may be differentiated past, vmapped again, sharded.)
-    """
-
-    @jax.custom_batching.custom_vmap
-    def shared(key: jax.Array) -> jax.Array:
-        return key
-
-    @shared.def_vmap
-    def rule(axis_size: int, in_batched: list, keys: jax.Array) -> tuple[jax.Array, bool]:
-        return keys[jnp.arange(axis_size) // size * size], True
-
-    return shared(key)

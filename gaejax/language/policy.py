@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from gaejax.distributions import Categorical, LazyCategorical
 from gaejax.environments import Discrete
-from gaejax.language.decoder import DecoderConfig, decoder
-from gaejax.policies.attention import Cache
+from gaejax.language.decoder import decoder
+from gaejax.language.decoder_config import DecoderConfig
 from gaejax.policies.core import Policy
 from gaejax.policies.heads import ValueHead
 
@@ -60,8 +60,8 @@ def decoder_policy(
 
     Args:
       config: the decoder's shape.
-      value: where values are read: "head" on the actor's trunk, "trunk": on one of the critic's own, with parameters and
-        a memory of its own; "none": 0 (for baselines without a critic).
+      value: where values are read: "head": on the actor's trunk; "trunk": on one of the critic's own, with parameters
+        and a memory; "none": 0 (for baselines without a critic).
       temperature: by which logits are divided before sampling.
       top_k: how many tokens may be sampled, the most probable ones; None: all.
       top_p: the least probability that the tokens that may be sampled have together, the most probable first (Holtzman
@@ -158,72 +158,3 @@ def check_sampling(
         raise ValueError(f"log_prob_of must be 'sampled' or 'model', got {log_prob_of!r}")
     if logits_chunk is not None and (logits_chunk < 1 or top_k or top_p or log_prob_of == "model"):
         raise ValueError(f"logits_chunk must be at least 1, without top_k, top_p or 'model', got {logits_chunk}")
-
-
-class Generation(NamedTuple):
-    """Responses `[B, max_new]` (EOS behind their end), and their lengths `[B]`, the EOS that ends one included."""
-
-    tokens: jax.Array
-    lengths: jax.Array
-
-
-def generate(
-    policy: Policy,
-    params: Any,
-    prompts: jax.Array,
-    lengths: jax.Array,
-    max_new: int,
-    key: jax.Array,
-    *,
-    eos: int,
-    greedy: bool = False,
-) -> Generation:
-    """Continues prompts until EOS, on the policy's own `apply`: one pass over all prompts, then one token at a time.
-
-    Prompts are shifted so that they end together; a row's padding lies before its reset, and is forgotten there.
-
-    Args:
-      policy, params: whose distribution writes.
-      prompts, lengths: integers `[B, L]` from the left, and how many of each row count, `[B]`.
-      max_new: the most tokens of a response, static.
-      key: randomness of the samples.
-      eos: the token that ends a response.
-      greedy: whether to take each distribution's mode instead of a sample.
-
-    Raises:
-      ValueError: if prompt and response do not fit the policy's context.
-    """
-    prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
-    batch, size = prompts.shape
-    carry = policy.initial_carry(batch)
-    is_cache = lambda node: isinstance(node, Cache)  # noqa: E731
-    for cache in filter(is_cache, jax.tree.leaves(carry, is_leaf=is_cache)):
-        if size + max_new - 1 > (context := cache.positions.shape[1]):
-            total = f"prompts of {size} tokens with max_new = {max_new}"
-            raise ValueError(f"{total} need {size + max_new - 1} steps, more than the policy's context of {context}")
-    column = jnp.arange(size)
-    shifted = jnp.take_along_axis(prompts, (column - (size - lengths[:, None])) % size, axis=1)
-    carry, distributions, _ = policy.apply(params, carry, shifted.T, (column[:, None] == size - lengths))
-
-    def choose(distributions: Any, key: jax.Array, ended: jax.Array) -> jax.Array:
-        chosen = distributions.mode() if greedy else distributions.sample(key)
-        return jnp.where(ended, eos, chosen[-1]).astype(jnp.int32)
-
-    def unfinished(loop: tuple) -> jax.Array:
-        index, _, _, ended, _ = loop
-        return (index < max_new) & ~jnp.all(ended)
-
-    def step(loop: tuple) -> tuple:
-        index, carry, tokens, ended, token = loop
-        tokens = tokens.at[:, index].set(token)
-        ended = ended | (token == eos)
-        carry, distributions, _ = policy.apply(params, carry, token[None], jnp.zeros((1, batch), bool))
-        return index + 1, carry, tokens, ended, choose(distributions, jax.random.fold_in(key, index + 1), ended)
-
-    nothing = jnp.zeros(batch, bool)
-    last = jax.tree.map(lambda x: x[-1:] if x.shape[:1] == (size,) else x, distributions)
-    first = choose(last, jax.random.fold_in(key, 0), nothing)
-    tokens = jnp.full((batch, max_new), eos, jnp.int32)
-    tokens = jax.lax.while_loop(unfinished, step, (0, carry, tokens, nothing, first))[2]
-    ends = jnp.cumsum(tokens == eos, axis=1) > 0
-    return Generation(tokens, jnp.minimum(jnp.sum(~ends, axis=1) + 1, max_new))

@@ -1,4 +1,4 @@
-"""Verifiable tasks on a small alphabet: pure samplers and rewards for training, and plain Python to check the result."""
+"""Verifiable tasks on a small alphabet: pure samplers and rewards to train on, and plain Python to check the result."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.environments import Environment
-from gaejax.language.environment import Text, token_environment
+from gaejax.language.environment import token_environment
+from gaejax.language.prompts import Text
 
 ALPHABET = "0123456789.=+?*"
 EOS, EQUALS, PLUS, QUESTION, MARK = range(10, 15)
@@ -149,6 +150,4 @@ def summary(size: int = 6, marked: int = 3) -> Task:
     return _task(f"summary-{size}", size + marked + 1, marked + 1, question, check)
 
 
-TASKS = {
-    each.__name__: each for each in (reverse, translation, sort, addition, question_answering, summary)
-}
+TASKS = {each.__name__: each for each in (reverse, translation, sort, addition, question_answering, summary)}
