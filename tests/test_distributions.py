@@ -8,6 +8,7 @@ import pytest
 from gaejax.distributions import (
     Categorical,
     DiagonalGaussian,
+    EpsilonGreedy,
     LazyCategorical,
     MultiCategorical,
     TanhGaussian,
@@ -29,6 +30,7 @@ FAMILY = {
     "gaussian": DiagonalGaussian(normal(*SHAPE, 2), normal(*SHAPE, 2, seed=1, scale=0.3)),
     "tanh-gaussian": TanhGaussian(normal(*SHAPE, 2), normal(*SHAPE, 2, seed=1, scale=0.3)),
     "multi-categorical": MultiCategorical(normal(*SHAPE, 5), (2, 3)),
+    "epsilon-greedy": EpsilonGreedy(normal(*SHAPE, 4), jnp.full(SHAPE, 0.3)),
     "lazy": LazyCategorical(normal(*SHAPE, 4), normal(5, 4, seed=1), normal(5, seed=2), chunk=4),
 }
 
@@ -45,6 +47,19 @@ def test_log_probs_and_entropy_are_those_of_the_samples(name):
 
 
 @pytest.mark.parametrize("name", FAMILY)
+def test_the_divergence_is_the_mean_log_ratio_of_samples(name):
+    distribution = FAMILY[name]
+    other = jax.tree.map(lambda x: 0.7 * x, distribution)
+    samples = jax.vmap(distribution.sample)(jax.random.split(KEY, 20_000))
+    log_ratios = jax.vmap(lambda x: distribution.log_prob(x) - other.log_prob(x))(samples)
+    divergence = distribution.kl_divergence(other)
+    assert divergence.shape == SHAPE and np.all(divergence > 0)
+    error = 5 * log_ratios.std(axis=0) / np.sqrt(20_000)
+    assert np.all(np.abs(log_ratios.mean(axis=0) - divergence) < error)
+    np.testing.assert_allclose(distribution.kl_divergence(distribution), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILY)
 def test_survives_vmap_and_scan(name):
     distribution = FAMILY[name]
     actions = distribution.sample(KEY)
@@ -57,6 +72,7 @@ def test_survives_vmap_and_scan(name):
     for several in (stacked, scanned):
         np.testing.assert_allclose(several.log_prob(repeated), one_by_one, rtol=1e-5)
         assert several.sample(KEY).shape == repeated.shape and several.entropy().shape == (3, *SHAPE)
+        np.testing.assert_allclose(several.kl_divergence(several), 0, atol=1e-6)
 
 
 def test_tanh_gaussian_integrates_to_one_and_is_exact_near_the_edges():

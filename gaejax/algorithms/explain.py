@@ -35,7 +35,7 @@ HEALTHY = {
     "share_truncated": Healthy(0, 0.1, above="short time limits: what is learned rests on the critic's bootstrap"),
     "share_masked": Healthy(0, 0.5, above="most rows bear no loss: short episodes, or forced steps, cost the time"),
     "limit_bias": Healthy(
-        -0.5, 0.5, "values sag at time limits: are they taken for deaths?", "values rise at time limits: is time seen?"
+        -1, 1, "values sag at time limits: are they taken for deaths?", "values rise towards limits: is time observed?"
     ),
 }
 
@@ -47,14 +47,13 @@ def explain(policy: Policy, params: dict, experience: Experience, batch: Batch) 
       `sign_flips`: the share of steps whose standardized advantage has another sign than the estimated one.
       `share_terminated`, `share_truncated`: of the steps that are the policy's own; `share_masked`: of all rows those
       that are not.
-      `limit_bias`: the mean temporal-difference error at truncated steps, in standard deviations of the value targets:
-      about 0 where the critic takes a cut episode's final observation for what it is. 0 where none was cut.
+      `limit_bias`: how much more the final observations of truncated episodes are worth to the critic than others, in
+      standard deviations of the value targets; 0 where none was cut.
       `dead_units`: the share of the parameters of one axis (the biases) on which no output depends at any step.
     """
     trajectory, mask = experience.trajectory, batch.mask
-    rewards = experience.persisting["reward_normalizer"](trajectory.rewards)[:-1]
-    errors = rewards + experience.config.discount * batch.values[1:] - batch.values[:-1]
-    at_limits = masked_mean(errors, (trajectory.truncated & mask)[:-1])
+    limits = (trajectory.truncated & mask)[:-1]
+    at_limits = masked_mean(batch.values[1:], limits) - masked_mean(batch.values, mask)
     targets = jnp.where(mask, batch.value_targets, 0)
     spread = jnp.sqrt(masked_mean((targets - masked_mean(targets, mask)) ** 2, mask))
 
@@ -70,6 +69,6 @@ def explain(policy: Policy, params: dict, experience: Experience, batch: Batch) 
         share_terminated=masked_mean(trajectory.terminated, mask),
         share_truncated=masked_mean(trajectory.truncated, mask),
         share_masked=jnp.mean(~trajectory.mask),
-        limit_bias=at_limits / jnp.maximum(spread, 1e-8),
+        limit_bias=jnp.where(jnp.any(limits), at_limits / jnp.maximum(spread, 1e-8), 0),
         dead_units=dead,
     )

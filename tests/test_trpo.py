@@ -1,0 +1,98 @@
+"""Trust regions: the Fisher matrix, conjugate gradients, what an accepted step keeps, the GAE paper's values."""
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gaejax
+from gaejax.algorithms.on_policy import OnPolicy
+from gaejax.algorithms.trpo import TRPOConfig, conjugate_gradient, measures, trust_region_step, value_metric
+from gaejax.policies import actor_critic, mlp
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A rollout of a policy with few parameters, and its batch."""
+    environment = gaejax.make("CartPole-v1")
+    policy = actor_critic(environment, mlp((2,)), mlp((2,)))
+    on_policy = OnPolicy(environment, policy, optimizer=None)
+    state = on_policy.init(KEY, TRPOConfig(num_envs=3, num_steps=40), None)
+    state = state._replace(params=jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), state.params))
+    experience = on_policy.collect(state)
+    return policy, state.params, on_policy.batch(state, experience, state.params)
+
+
+def test_the_hessian_of_the_divergence_is_the_fisher_matrix(small):
+    """Products with it equal the mean outer product of the gradients of all actions' log-probabilities."""
+    policy, params, batch = small
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    old = policy.apply(params, (), *batch[:2])[1]
+
+    def kl(params):
+        return measures(policy, batch, (), old, None, params).kl
+
+    _, fisher = jax.linearize(jax.grad(kl), params)
+    products = jax.vmap(lambda vector: jax.flatten_util.ravel_pytree(fisher(unravel(vector)))[0])(jnp.eye(flat.size))
+
+    def log_probs(vector):
+        return jax.nn.log_softmax(policy.apply(unravel(vector), (), *batch[:2])[1].logits)
+
+    gradients = jax.jacobian(log_probs)(flat)  # [T, N, actions, parameters]
+    weights = jnp.exp(log_probs(flat)) * batch.mask[..., None] / batch.mask.sum()
+    explicit = jnp.einsum("tna,tnap,tnaq->pq", weights, gradients, gradients)
+    assert jnp.abs(explicit).max() > 1e-2
+    np.testing.assert_allclose(products, explicit, atol=1e-5)
+
+
+def test_the_value_metric_is_that_of_the_gae_paper(small):
+    policy, params, batch = small
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    product = value_metric(policy, batch, (), params)
+    products = jax.vmap(lambda vector: jax.flatten_util.ravel_pytree(product(unravel(vector)))[0])(jnp.eye(flat.size))
+    gradients = jax.jacobian(lambda vector: policy.apply(unravel(vector), (), *batch[:2])[2])(flat)[batch.mask]
+    variance = np.mean((batch.values - batch.value_targets)[batch.mask] ** 2)
+    explicit = gradients.T @ gradients / len(gradients) / variance
+    np.testing.assert_allclose(products, explicit, rtol=1e-3, atol=1e-6)
+
+
+def test_conjugate_gradients_solve_and_a_step_is_as_long_as_its_region():
+    matrix = jax.random.normal(KEY, (6, 6))
+    matrix = matrix @ matrix.T + jnp.eye(6)
+    target = jax.random.normal(jax.random.key(1), (6,))
+    solution = conjugate_gradient(lambda x: matrix @ x, target, 12)
+    np.testing.assert_allclose(solution, np.linalg.solve(matrix, target), rtol=1e-3, atol=1e-4)
+    assert not conjugate_gradient(lambda x: matrix @ x, jnp.zeros(6), 4).any()
+    config = TRPOConfig(damping=0.0, num_gradient_steps=12)
+    step = trust_region_step(target, lambda x: matrix @ x, jnp.float32(0.02), config)
+    np.testing.assert_allclose(step @ matrix @ step / 2, 0.02, rtol=1e-4)
+    assert step @ target < 0
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_no_step_leaves_its_region_or_makes_the_surrogate_worse(shared):
+    """Two seeds in one call, 15 updates; where actor and critic share a body, the critic's steps keep to it too."""
+    environment = gaejax.make("CartPole-v1")
+    algorithm = gaejax.trpo(environment, gaejax.mlp_policy(environment, (16,), shared=shared))
+    config = TRPOConfig(num_envs=4, num_steps=64, max_kl=0.005)
+    keys = jax.random.split(KEY, 2)
+    _, info = jax.jit(jax.vmap(lambda key: gaejax.train(algorithm, key, config, 15 * 256)))(keys)
+    assert np.all(info.approx_kl <= 0.005 * (1 + 1e-5))
+    assert np.all(info.extra["surrogate_gain"] >= 0)
+    steps = info.extra["policy_step"]
+    assert np.mean(steps > 0) > 0.8
+    assert np.all(info.extra["surrogate_gain"][steps > 0] > 0)
+    assert np.all((info.approx_kl > 1e-4)[steps == 1])
+
+
+def test_a_step_that_is_not_a_number_is_refused_and_changes_nothing():
+    environment = gaejax.make("CartPole-v1")
+    broken = lambda *, values, **_: (jnp.full_like(values, jnp.nan), values)  # noqa: E731
+    algorithm = gaejax.trpo(environment, gaejax.mlp_policy(environment, (4,)), estimator=broken)
+    state = algorithm.init(KEY, TRPOConfig(num_envs=2, num_steps=8))
+    following, info = jax.jit(algorithm.step)(state)
+    assert info.extra["policy_step"] == 0
+    jax.tree.map(np.testing.assert_array_equal, state.params, following.params)
