@@ -12,6 +12,7 @@ import gaejax
 from gaejax.algorithms import ALGORITHMS, HEALTHY, Transform
 from gaejax.algorithms.explain import explain
 from gaejax.algorithms.on_policy import OnPolicy
+from gaejax.algorithms.transforms import first_episodes
 from gaejax.distributions import EpsilonGreedy
 from gaejax.environments import Box, Dict, Discrete, MultiBinary
 from gaejax.policies import actor_critic, gru, mlp, q_network, transformer
@@ -95,22 +96,17 @@ def test_an_exported_policy_is_one_function_of_what_is_observed():
     assert not np.allclose(sampled(*inputs)[1], sampled(*inputs[:3], jax.random.key(1))[1])
 
 
-def first_episodes():
-    """Masks what comes after each row's first episode; counts rollouts, and says so."""
-
-    def apply(count, trajectory, state):
-        first = jnp.cumsum(trajectory.resets, axis=0) <= 1
-        return count + 1, trajectory._replace(mask=trajectory.mask & first), {"rollouts": count + 1}
-
-    return Transform(lambda params: jnp.int32(0), apply)
-
-
 def test_transforms_change_the_trajectory_before_anything_is_made_of_it():
-    algorithm = gaejax.a2c(counter(limit=3), gaejax.mlp_policy(counter()), transforms=[first_episodes()])
-    state = jax.jit(lambda key: algorithm.init(key, small("a2c", num_steps=10, fresh_rows=True)))(KEY)
-    step = jax.jit(algorithm.step)
-    state, info = step(step(state)[0])
-    assert info.env_steps == 4 * 3 and info.extra["rollouts"] == 2 == state.transforms[0]
+    """The first episodes of rows, and one that counts rollouts and says so."""
+
+    def count(rollouts, trajectory, state):
+        return rollouts + 1, trajectory, {"rollouts": rollouts + 1}
+
+    transforms = [first_episodes(), Transform(lambda params: jnp.int32(0), count)]
+    algorithm = gaejax.a2c(counter(limit=3), gaejax.mlp_policy(counter()), transforms=transforms)
+    config, step = small("a2c", num_steps=10, fresh_rows=True), jax.jit(algorithm.step)
+    state, info = step(step(jax.jit(lambda key: algorithm.init(key, config))(KEY))[0])
+    assert info.env_steps == 4 * 3 and info.extra["rollouts"] == 2 == state.transforms[1]
 
 
 def test_the_number_of_a_step_in_its_episode():

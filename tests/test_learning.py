@@ -50,6 +50,6 @@ def test_the_optimum_of_the_frozen_lake():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", learning.RUNS, ids=lambda run: f"{run.environment} {run.changes}")
+@pytest.mark.parametrize("run", learning.RUNS, ids=lambda run: f"{run.algorithm} {run.environment} {run.changes}")
 def test_presets_reach_their_bars(run):
     assert run.least <= learning.learn(run)["episode_return"]["mean"] <= run.most

@@ -56,16 +56,18 @@ class Run:
     arguments: tuple = ()
     total_steps: int | None = None
     num_seeds: int = 5
+    algorithm: str = "ppo"
+    options: tuple = ()
 
     @property
     def changes(self) -> str:
         """What is changed, as a text."""
-        changes = [*self.arguments, *self.policy, *self.config]
+        changes = [*self.options, *self.arguments, *self.policy, *self.config]
         return " ".join(f"{name}={value}" for name, value in changes)
 
     def experiment(self) -> Experiment:
         """The preset with the changes, on fresh seeds."""
-        known = PRESETS["ppo", self.environment]
+        known = PRESETS[self.algorithm, self.environment]
         total_steps = self.total_steps or known.total_steps
         config = known.config.replace(anneal_steps=float(total_steps)).replace(**dict(self.config))
         return dataclasses.replace(
@@ -75,6 +77,7 @@ class Run:
             policy={**known.policy, **dict(self.policy)},
             environment_arguments={**known.environment_arguments, **dict(self.arguments)},
             num_seeds=self.num_seeds,
+            options=dict(self.options),
             seed=SEED,
             eval_episodes=EPISODES,
         )
@@ -83,6 +86,13 @@ class Run:
 def memory_chain(length: int, memory: str, total_steps: int, least: float = 0.95, most: float = 1.0) -> Run:
     arguments, policy = (("memory_length", length),), (("memory", memory),)
     return Run("MemoryChain-bsuite", least, most, (), policy, arguments, total_steps, num_seeds=3)
+
+
+def pendulum(objective: str, least: float, most: float = 0.0, **config: float) -> Run:
+    """The objectives of PPO's paper at equal work (its table 1, on a task of our size)."""
+    known = {"num_minibatches": 32, "discount": 0.95, "anneal_steps": None, "max_grad_norm": 0.5} | config
+    options = (("objective", objective),)
+    return Run("Pendulum-v1", least, most, tuple(known.items()), (), (), 150_000, 3, options=options)
 
 
 def cart_pole(memory: str, total_steps: int, learning_rate: float) -> Run:
@@ -116,6 +126,21 @@ RUNS = [
     cart_pole("gru", 150_000, 3e-3),
     cart_pole("linear_recurrent", 150_000, 1e-3),
     cart_pole("transformer", 300_000, 1e-3),
+    Run("CartPole-v1", 400, algorithm="reinforce"),
+    Run("CartPole-v1", 475, algorithm="a2c"),
+    Run("CartPole-v1", 475, algorithm="trpo"),
+    Run("CartPole-v1", 475, algorithm="pqn"),
+    Run("Acrobot-v1", -100, algorithm="trpo"),
+    pendulum("unclipped", -10_000, -800),
+    pendulum("clip", -250),
+    pendulum("kl", -250, kl_coefficient=3.0),
+    pendulum("adaptive_kl", -250),
+    pendulum("dpo", -250),
+    Run("SpaceInvaders-MinAtar", 30, num_seeds=3),
+    Run("Breakout-MinAtar", 0, num_seeds=3, options=(("objective", "dpo"),)),
+    Run("SpaceInvaders-MinAtar", 0, num_seeds=3, options=(("objective", "dpo"),)),
+    Run("Breakout-MinAtar", 0, num_seeds=3, algorithm="pqn"),
+    Run("SpaceInvaders-MinAtar", 0, num_seeds=3, algorithm="pqn"),
 ]
 
 
@@ -129,14 +154,15 @@ def main(words: list[str]) -> None:
     rows = {}
     if RESULTS.is_file():
         with RESULTS.open(newline="") as file:
-            rows = {(row["environment"], row["changes"]): row for row in csv.DictReader(file)}
-    known = [(run.environment, run.changes) for run in RUNS]
+            rows = {(row["algorithm"], row["environment"], row["changes"]): row for row in csv.DictReader(file)}
+    known = [(run.algorithm, run.environment, run.changes) for run in RUNS]
     for name, run in zip(known, RUNS, strict=True):
         if not all(word in " ".join(name) for word in words):
             continue
         summary = learn(run)
         returns = summary["episode_return"]
         rows[name] = {
+            "algorithm": run.algorithm,
             "environment": run.environment,
             "changes": run.changes,
             "steps": run.experiment().total_steps,
