@@ -1,7 +1,6 @@
 """Language: a text is an episode, a prompt a forced prefix; what transforms of the trajectory make of it."""
 
-import re
-from functools import partial
+from itertools import pairwise
 from types import SimpleNamespace
 
 import jax
@@ -10,31 +9,21 @@ import numpy as np
 import pytest
 
 import gaejax
-from gaejax.algorithms import Transform
 from gaejax.distributions import Categorical
 from gaejax.language import (
     TASKS,
     DecoderConfig,
-    LanguageConfig,
     aggregated,
-    critic_warm_up,
-    decoder_policy,
-    generate,
     group_baseline,
-    kl_in_loss,
-    kl_penalty,
     python_score,
-    sampling_logits,
     score,
     token_environment,
-    weighted_objective,
     whiten_rewards,
     without_critic,
 )
 from gaejax.language.groups import relative_scores
-from gaejax.language.tasks import ALPHABET, EOS, decode, fraction_correct
+from gaejax.language.tasks import decode
 from gaejax.rollout import Trajectory, init_rollout, rollout
-from gaejax.testing import check_policy
 
 TINY = DecoderConfig(7, 8, 1, 2, 1, 12, max_position_embeddings=16)
 FRESH = SimpleNamespace(config=SimpleNamespace(fresh_rows=True))
@@ -70,7 +59,7 @@ def texts(trajectory):
     ended = np.asarray(trajectory.terminated | trajectory.truncated)
     for row in range(resets.shape[1]):
         starts = [*np.flatnonzero(resets[:, row]), resets.shape[0]]
-        for start, stop in zip(starts, starts[1:], strict=False):
+        for start, stop in pairwise(starts):
             own = start + np.flatnonzero(mask[start:stop, row])
             if len(own):
                 prompt, response = written[start : own[0] + 1, row], written[own[0] + 1 : own[-1] + 2, row]
@@ -119,7 +108,7 @@ def test_a_score_is_a_fraction_on_the_last_trainable_token_by_environment_functi
     environment = token_environment(PROMPTS, 7, 0, 4, lengths=LENGTHS, reward=share_of_sixes)
     trajectory = collected(environment)
     expected = expected_scores(trajectory)
-    assert 0 < np.mean(expected % 1 != 0)
+    assert np.mean(expected % 1 != 0) > 0
     np.testing.assert_allclose(trajectory.rewards, expected, rtol=1e-6)
 
     def by_string(prompts, responses):

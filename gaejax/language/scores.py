@@ -112,16 +112,16 @@ def count_texts(trajectory: Trajectory, where: Spans) -> jax.Array:
 def _score_on_host(reward: Callable, decode: Callable, name: str, written: Any, where: Any) -> np.ndarray:
     """Scores `[..., T, N]` of tokens `[..., T + 1, N]`, in one call."""
     written, where = np.asarray(written), Spans(*(np.asarray(part) for part in where))
-    ends = np.nonzero(where.complete)
+    *batches, rows, ends = np.nonzero(np.swapaxes(where.complete, -1, -2))  # row by row: groups stay together
     prompts, responses = [], []
-    for *batch, end, row in zip(*ends, strict=True):
+    for *batch, end, row in zip(*batches, ends, rows, strict=True):
         text = written[(*batch, slice(None), row)]
         start, first = (part[(*batch, end, row)] for part in (where.start, where.first))
         prompts.append(decode(text[start : first + 1].tolist()))
         responses.append(decode(text[first + 1 : end + 2].tolist()))
     scores = np.zeros(where.complete.shape, np.float32)
     if prompts:
-        scores[ends] = checked_scores(reward, name, prompts, responses)
+        scores[(*batches, ends, rows)] = checked_scores(reward, name, prompts, responses)
     return scores
 
 

@@ -10,8 +10,8 @@ from gaejax.environments import Environment
 from gaejax.language.environment import token_environment
 from gaejax.language.prompts import Text
 
-ALPHABET = "0123456789.=+?*"
-EOS, EQUALS, PLUS, QUESTION, MARK = range(10, 15)
+ALPHABET = "0123456789.=+?abcdef"
+EOS, EQUALS, PLUS, QUESTION, NAMES = range(10, 15)
 SUBSTITUTION = (7, 0, 3, 6, 9, 2, 5, 8, 1, 4)  # of the "translation": digit d becomes SUBSTITUTION[d]
 
 
@@ -115,39 +115,46 @@ def addition(size: int = 2) -> Task:
     return _task(f"addition-{size}", 2 * size + 2, size + 2, question, check)
 
 
-def question_answering(size: int = 3) -> Task:
-    """Pairs of key and value, then a key: 17 42 95 ?4= -> 2."""
+def question_answering(size: int = 4, in_order: bool = True) -> Task:
+    """A record of named values, then one of the names: a7b4c5d1?b -> 4.
+
+    Args:
+      size: how many names.
+      in_order: whether they stand in alphabetical order, so that a name tells a place; else they must be searched for,
+        which takes a composition of two attention layers, and much longer.
+    """
+    if not 1 <= size <= len(ALPHABET) - NAMES:
+        raise ValueError(f"size of question_answering must be 1 to {len(ALPHABET) - NAMES}, got {size}")
 
     def question(key: jax.Array) -> tuple:
         names_key, values_key, asked_key = jax.random.split(key, 3)
-        names = jax.random.permutation(names_key, 10)[:size]
+        names = NAMES + (jnp.arange(size) if in_order else jax.random.permutation(names_key, size))
         values = _digits(values_key, size)
         asked = jax.random.randint(asked_key, (), 0, size)
-        return (jnp.stack([names, values], axis=1).reshape(-1), QUESTION, names[asked], EQUALS), (values[asked],)
+        return (jnp.stack([names, values], axis=1).reshape(-1), QUESTION, names[asked]), (values[asked],)
 
     def check(prompt: str, response: str) -> bool:
-        facts, asked = prompt[:-1].split("?")
+        facts, asked = prompt.split("?")
         return response == dict(zip(facts[::2], facts[1::2], strict=True))[asked] + "."
 
-    return _task(f"question_answering-{size}", 2 * size + 3, 2, question, check)
+    return _task(f"question_answering-{size}", 2 * size + 2, 2, question, check)
 
 
-def summary(size: int = 6, marked: int = 3) -> Task:
-    """The digits behind a mark: 1*23*4*56= -> 245."""
+def summary(size: int = 3, sentence: int = 3) -> Task:
+    """Of every sentence of digits the letter that stands among them: 3c5b7190f= -> cbf."""
 
     def question(key: jax.Array) -> tuple:
-        digits_key, marks_key = jax.random.split(key)
-        digits = _digits(digits_key, size)
-        chosen = jnp.sort(jax.random.permutation(marks_key, size)[:marked])
-        marks = jnp.zeros(size, jnp.int32).at[chosen].set(1)
-        place = jnp.arange(size) + jnp.cumsum(marks)  # of a digit, behind the marks so far
-        text = jnp.full(size + marked, MARK).at[place].set(digits)
-        return (text, EQUALS), (digits[chosen],)
+        digits_key, letters_key, place_key = jax.random.split(key, 3)
+        digits = _digits(digits_key, size * sentence).reshape(size, sentence)
+        letters = jax.random.randint(letters_key, (size, 1), NAMES, len(ALPHABET))
+        place = jax.random.randint(place_key, (size, 1), 0, sentence)
+        text = jnp.where(jnp.arange(sentence) == place, letters, digits)
+        return (text.reshape(-1), EQUALS), (letters[:, 0],)
 
     def check(prompt: str, response: str) -> bool:
-        return response == "".join(part[0] for part in prompt.split("*")[1:]) + "."
+        return response == "".join(filter(str.isalpha, prompt)) + "."
 
-    return _task(f"summary-{size}", size + marked + 1, marked + 1, question, check)
+    return _task(f"summary-{size}", size * sentence + 1, size + 1, question, check)
 
 
 TASKS = {each.__name__: each for each in (reverse, translation, sort, addition, question_answering, summary)}
