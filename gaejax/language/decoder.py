@@ -1,7 +1,6 @@
 """The decoder of the Llama and Qwen2 families, as Flax modules over packed rows with a ring of keys and values."""
 
 import math
-import os
 from typing import Any
 
 import flax.linen as nn
@@ -11,9 +10,6 @@ import jax.numpy as jnp
 from gaejax.language.decoder_config import DecoderConfig
 from gaejax.policies.attention import Cache, View, empty_cache, look, rotate, write
 from gaejax.policies.core import Body, sequential
-
-EMB = float(os.environ.get("EMB", ".02"))
-POS = float(os.environ.get("POS", ".02"))
 
 
 def decoder(config: DecoderConfig, remat: bool = False) -> Body:
@@ -54,10 +50,10 @@ class Decoder(nn.Module):
             held = f"carry holds {cache.positions.shape[1]} steps where the decoder's context is {context}"
             raise ValueError(f"{held}: take it from this policy's initial_carry")
         view, positions, position = look(cache, resets)
-        embedding = self.param("embed_tokens", nn.initializers.normal(EMB), (config.vocab_size, config.hidden_size))
+        embedding = self.param("embed_tokens", nn.initializers.normal(0.02), (config.vocab_size, config.hidden_size))
         features = embedding[tokens.reshape(-1)]
         if config.positions == "learned":
-            table = self.param("embed_positions", nn.initializers.normal(POS), (context, config.hidden_size))
+            table = self.param("embed_positions", nn.initializers.normal(0.02), (context, config.hidden_size))
             features = features + table[view.positions.reshape(-1) % context]
         block = nn.remat(Block) if self.remat else Block
         keys, values = [], []
