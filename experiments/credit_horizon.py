@@ -23,7 +23,7 @@ import gaejax
 from gaejax.distributions import Categorical
 from gaejax.language import LanguageConfig, weighted_objective
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent / "benchmarks" / "results"
 CHOICES, RIGHT, BATCH, GOAL = 8, 3, 64, 0.9
 # lambda of the advantages, of the value targets, and updates for which only the critic learns
 CONDITIONS = {
@@ -101,7 +101,7 @@ def updates_needed(horizon: int, num_seeds: int, most: int) -> np.ndarray:
         return algorithm.init(key, config.replace(gae_lambda=condition[:2]))
 
     states = jax.vmap(jax.vmap(init, (0, None)), (None, 0))(keys, conditions)
-    pretraining = conditions[:, 2]
+    pretraining = np.array([updates for _, _, updates in CONDITIONS.values()])
 
     @jax.jit
     @jax.vmap
@@ -116,12 +116,12 @@ def updates_needed(horizon: int, num_seeds: int, most: int) -> np.ndarray:
         return states, jax.nn.softmax(states.params["logits"][:, 0])[:, RIGHT]
 
     needed = np.full((len(CONDITIONS), num_seeds), most)
-    for update in range(1, most + int(pretraining.max()) + 1):
+    for update in range(1, most + pretraining.max() + 1):
         states, probabilities = step(states, conditions)
-        counted = update - np.asarray(pretraining, int)[:, None]
+        counted = update - pretraining[:, None]
         reached = (np.asarray(probabilities) > GOAL) & (counted > 0)
         needed = np.where(reached, np.minimum(needed, counted), needed)
-        if np.all(needed < np.minimum(most, np.maximum(counted, 0))) or np.all(needed < most):
+        if np.all(needed < most):
             break
     return needed
 
@@ -153,6 +153,7 @@ def main(argv: list[str]) -> list[dict]:
     parser.add_argument("--most", type=int, default=300, help="updates after which a run is given up")
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     rows = []
     for horizon in arguments.horizons:
         started = time.perf_counter()
@@ -162,12 +163,11 @@ def main(argv: list[str]) -> list[dict]:
             rows.append(dict(horizon=horizon, condition=condition, median=median, lower=lower, upper=upper))
             print(f"T = {horizon:5d}  {condition:60s} {median:6.1f} updates ({lower:g} to {upper:g})", flush=True)
         print(f"T = {horizon:5d}  {time.perf_counter() - started:.0f} s", flush=True)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    with (arguments.output / "credit_horizon.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    draw(rows, arguments.output / "credit_horizon.png")
+        with (arguments.output / "credit_horizon.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        draw(rows, arguments.output / "credit_horizon.png")
     return rows
 
 

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,14 +34,16 @@ from gaejax.language import (
     aggregated,
     critic_warm_up,
     decoder_policy,
-    generate,
+    examine,
     group_baseline,
     kl_penalty,
+    share_exact,
+    shuffle_scores,
     weighted_objective,
     without_critic,
 )
-from gaejax.language.tasks import ALPHABET, EOS, decode
-from gaejax.language.texts import add_at_ends, spans, tokens
+from gaejax.language.tasks import ALPHABET, decode
+from gaejax.language.texts import spans, tokens
 from gaejax.training import run_experiment
 from gaejax.training.experiment import load_states
 
@@ -119,7 +122,7 @@ class LanguageExperiment:
     def build(self) -> Algorithm:
         options, policy = self.options, self.policy()
         groups = options.baseline != "critic"
-        transforms = [shuffled()] if options.shuffle_rewards else []
+        transforms = [shuffle_scores()] if options.shuffle_rewards else []
         if options.reference_kl:
             kl = dict(estimate=options.kl_estimate, target=options.kl_adapts_to)
             transforms.append(kl_penalty(policy, options.reference_kl, **kl))
@@ -185,19 +188,6 @@ def decoupled(value_lambda: float) -> Any:
     return estimator
 
 
-def shuffled() -> Transform:
-    """Deals the rows' scores out among the rows."""
-
-    def apply(state: tuple, trajectory: gaejax.Trajectory, training_state: Any) -> tuple:
-        scores = jnp.sum(jnp.where(trajectory.mask, trajectory.rewards, 0), axis=0)
-        dealt = jax.random.permutation(jax.random.fold_in(training_state.key, 1), scores)
-        nothing = jnp.zeros_like(trajectory.rewards)
-        rewards = add_at_ends(nothing, spans(trajectory), jnp.broadcast_to(dealt, nothing.shape))
-        return state, trajectory._replace(rewards=rewards), {}
-
-    return Transform(lambda params: (), apply)
-
-
 def show(every: int, count: int = 3) -> Transform:
     """Prints the first rows' texts now and then."""
 
@@ -217,23 +207,13 @@ def show(every: int, count: int = 3) -> Transform:
     return Transform(lambda params: (), apply)
 
 
-def exact(experiment: LanguageExperiment, states: Any, count: int = 500) -> list[float]:
+def exact(experiment: LanguageExperiment, states: Any) -> list[float]:
     """Of each seed, the share of fresh prompts that are answered exactly, greedily, as plain Python checks it."""
-    task, policy = experiment.task, experiment.policy()
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(experiment.seed), 0x7E57), count)
-    prompts, lengths, _ = jax.jit(jax.vmap(lambda key: task.sample(key, ())))(keys)
-
-    @jax.jit
-    @jax.vmap
-    def answer(params: Any) -> Any:
-        return generate(policy, params, prompts, lengths, task.max_response, keys[0], eos=EOS, greedy=True)
-
-    questions = [decode(prompt[:length]) for prompt, length in zip(*jax.device_get((prompts, lengths)), strict=True)]
-    shares = []
-    for responses, ends in zip(*jax.device_get(answer(states.params)), strict=True):
-        answers = [decode(response[:end]) for response, end in zip(responses, ends, strict=True)]
-        shares.append(float(np.mean([task.check(*pair) for pair in zip(questions, answers, strict=True)])))
-    return shares
+    key = jax.random.fold_in(jax.random.key(experiment.seed), 0x7E57)
+    ask = partial(examine, experiment.task, experiment.policy(), key=key)
+    found = jax.device_get(jax.jit(jax.vmap(lambda params: ask(params)))(states.params))
+    seeds = range(experiment.num_seeds)
+    return [share_exact(experiment.task, *jax.tree.map(lambda x: x[seed], found)) for seed in seeds]  # noqa: B023
 
 
 @dataclasses.dataclass

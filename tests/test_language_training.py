@@ -14,6 +14,7 @@ from gaejax.language import (
     aggregated,
     critic_warm_up,
     decoder_policy,
+    examine,
     generate,
     group_baseline,
     kl_in_loss,
@@ -22,11 +23,12 @@ from gaejax.language import (
     python_score,
     relative_position_gae,
     score,
+    share_exact,
     token_environment,
     weighted_objective,
     without_critic,
 )
-from gaejax.language.tasks import ALPHABET, EOS, decode
+from gaejax.language.tasks import ALPHABET, decode
 
 TASK = TASKS["reverse"](1)
 STEPS = TASK.max_prompt + TASK.max_response - 1
@@ -48,17 +50,6 @@ def table(critic=True):
     return gaejax.Policy(init, lambda batch: (), apply, gaejax.Discrete(size))
 
 
-def answered(policy, params, task, count=64):
-    """The share of fresh prompts that are answered exactly, greedily, as plain Python checks it."""
-    prompts, lengths, _ = jax.vmap(lambda key: task.sample(key, ()))(jax.random.split(jax.random.key(99), count))
-
-    def answer(params):
-        return generate(policy, params, prompts, lengths, task.max_response, jax.random.key(0), eos=EOS, greedy=True)
-
-    found = jax.device_get((prompts, lengths, *jax.jit(answer)(params)))
-    return np.mean([task.check(decode(p[:n]), decode(r[:m])) for p, n, r, m in zip(*found, strict=True)])
-
-
 def test_a_small_decoder_learns_to_copy_near_its_reference_in_two_seeds_at_once():
     """One program: two seeds, ratios that start at 1, and a KL penalty that starts at 0 and adapts."""
     total_steps = 90 * 64 * STEPS
@@ -75,7 +66,8 @@ def test_a_small_decoder_learns_to_copy_near_its_reference_in_two_seeds_at_once(
     assert np.all(info.env_steps <= 64 * TASK.max_response)  # of the rows' steps those are the policy's
     early, late = (np.mean(info.episode_return[:, part], axis=1) for part in (slice(2), slice(-5, None)))
     assert np.all(early < 0.2) and np.all(late > 0.9), (early, late)
-    assert answered(POLICY, jax.tree.map(lambda x: x[0], states.params), TASK) > 0.9
+    first = jax.tree.map(lambda x: x[0], states.params)
+    assert share_exact(TASK, *jax.jit(lambda params: examine(TASK, POLICY, params, jax.random.key(9), 64))(first)) > 0.9
 
 
 def test_while_the_critic_warms_up_a_policy_with_parameters_of_its_own_does_not_move():

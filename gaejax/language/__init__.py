@@ -16,8 +16,8 @@ from gaejax.language.groups import group_baseline, without_critic
 from gaejax.language.kl import kl_in_loss, kl_penalty
 from gaejax.language.policy import decoder_policy, sampling_logits
 from gaejax.language.prompts import Text
-from gaejax.language.scores import python_score, score, whiten_rewards
-from gaejax.language.tasks import TASKS, Task
+from gaejax.language.scores import python_score, score, shuffle_scores, whiten_rewards
+from gaejax.language.tasks import TASKS, Task, examine, share_exact
 
 __all__ = [
     "TASKS",
@@ -30,6 +30,7 @@ __all__ = [
     "critic_warm_up",
     "decoder",
     "decoder_policy",
+    "examine",
     "generate",
     "group_baseline",
     "kl_in_loss",
@@ -39,6 +40,8 @@ __all__ = [
     "relative_position_gae",
     "sampling_logits",
     "score",
+    "share_exact",
+    "shuffle_scores",
     "token_environment",
     "weighted_objective",
     "whiten_rewards",

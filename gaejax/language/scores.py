@@ -170,3 +170,16 @@ def whiten_rewards(shift_mean: bool = False, epsilon: float = 1e-8) -> Transform
         return state, trajectory._replace(rewards=rewards), {"reward_std": 1 / scale}
 
     return Transform(lambda params: (), apply)
+
+
+def shuffle_scores() -> Transform:
+    """Deals the rows' returns out among the rows' texts at random: a control, with which nothing can be learned."""
+
+    def apply(state: tuple, trajectory: Trajectory, training_state: Any) -> tuple:
+        returns = jnp.sum(jnp.where(trajectory.mask, trajectory.rewards, 0), axis=0)
+        dealt = jax.random.permutation(jax.random.fold_in(training_state.key, 1), returns)
+        nothing = jnp.zeros_like(trajectory.rewards)
+        rewards = add_at_ends(nothing, spans(trajectory), jnp.broadcast_to(dealt, nothing.shape))
+        return state, trajectory._replace(rewards=rewards), {}
+
+    return Transform(lambda params: (), apply)

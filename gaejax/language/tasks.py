@@ -1,14 +1,17 @@
 """Verifiable tasks on a small alphabet: pure samplers and rewards to train on, and plain Python to check the result."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gaejax.environments import Environment
 from gaejax.language.environment import token_environment
-from gaejax.language.prompts import Text
+from gaejax.language.generate import Generation, generate
+from gaejax.language.prompts import Prompts, Text
+from gaejax.policies.core import Policy
 
 ALPHABET = "0123456789.=+?abcdef"
 EOS, EQUALS, PLUS, QUESTION, NAMES = range(10, 15)
@@ -49,6 +52,20 @@ def fraction_correct(text: Text) -> jax.Array:
     answer_length = jnp.argmax(text.aux == EOS) + 1
     right = (text.response == text.aux) & (place < jnp.minimum(text.response_length, answer_length))
     return jnp.sum(right) / jnp.maximum(answer_length, text.response_length)
+
+
+def examine(task: Task, policy: Policy, params: Any, key: jax.Array, count: int = 500) -> tuple[Prompts, Generation]:
+    """`count` fresh prompts of a task and what a policy answers, greedily; pure: `vmap` it over the params of seeds."""
+    tokens, lengths, _ = jax.vmap(lambda key: task.sample(key, ()))(jax.random.split(key, count))
+    answers = generate(policy, params, tokens, lengths, task.max_response, key, eos=EOS, greedy=True)
+    return Prompts(tokens, lengths), answers
+
+
+def share_exact(task: Task, prompts: Prompts, answers: Generation) -> float:
+    """The share of the answers that the task's own checker, plain Python on strings, finds right."""
+    found = zip(*jax.device_get((*prompts, *answers)), strict=True)
+    right = [task.check(decode(prompt[:size]), decode(answer[:end])) for prompt, size, answer, end in found]
+    return float(np.mean(right))
 
 
 def _task(name: str, max_prompt: int, max_response: int, question: Callable, check: Callable) -> Task:

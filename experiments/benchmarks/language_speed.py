@@ -1,0 +1,173 @@
+"""Response tokens per second of whole PPO iterations (sample, score, advantages, update), here and in PyTorch.
+
+    uv run experiments/benchmarks/language_speed.py
+    uv run --no-project --with torch --with transformers experiments/benchmarks/language_speed.py --torch
+
+The work is the same in both: 256 prompts of 6 tokens, responses of 12, two layers of width 64 (rotary, SwiGLU),
+4 epochs of 4 minibatches of whole texts, Adam, GAE. In JAX it is one compiled step. In PyTorch it is the usual loop of
+public calls: `LlamaModel` with its key-value cache, sampled token by token, and GAE in a loop over tokens.
+Rows are appended to results/language_speed.csv; tokens are those of the responses.
+"""
+
+import argparse
+import csv
+import statistics
+import sys
+import time
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "language_speed.csv"
+VOCAB, HIDDEN, LAYERS, HEADS, MLP = 20, 64, 2, 4, 256
+BATCH, PROMPT, RESPONSE, EPOCHS, MINIBATCHES = 256, 6, 12, 4, 4
+LEARNING_RATE, CLIP, GAE_LAMBDA, VALUE, ENTROPY, MAX_NORM = 1e-3, 0.2, 0.95, 0.5, 0.01, 1.0
+ROUNDS, STEPS_PER_ROUND = 5, 5
+
+
+def timed(step) -> float:
+    """Seconds of one call: the median of rounds."""
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        for _ in range(STEPS_PER_ROUND):
+            step()
+        seconds.append((time.perf_counter() - started) / STEPS_PER_ROUND)
+    return statistics.median(seconds)
+
+
+def in_jax() -> dict[str, float]:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    import gaejax
+    from gaejax.language import DecoderConfig, decoder_policy, token_environment
+
+    prompts = np.random.default_rng(0).integers(0, VOCAB, (4096, PROMPT))
+    # No token ends a response: all have the same length, so the work is the same.
+    reward = lambda text: jnp.mean(text.response == text.prompt[0])  # noqa: E731
+    environment = token_environment(prompts, VOCAB + 1, VOCAB, RESPONSE, reward=reward, time_limit="terminate")
+    steps = PROMPT + RESPONSE - 1
+    shape = DecoderConfig(VOCAB + 1, HIDDEN, LAYERS, HEADS, intermediate_size=MLP, max_position_embeddings=steps + 1)
+    config = gaejax.PPOConfig(
+        num_envs=BATCH,
+        num_steps=steps,
+        fresh_rows=True,
+        discount=1.0,
+        gae_lambda=GAE_LAMBDA,
+        learning_rate=LEARNING_RATE,
+        num_epochs=EPOCHS,
+        num_minibatches=MINIBATCHES,
+        max_grad_norm=MAX_NORM,
+    )
+    algorithm = gaejax.ppo(environment, decoder_policy(shape))
+    state = jax.jit(algorithm.init)(jax.random.key(0), config)
+    started = time.perf_counter()
+    compiled = jax.jit(algorithm.step, donate_argnums=0).lower(state).compile()
+    compile_seconds = time.perf_counter() - started
+    holder = [state]
+
+    def step() -> None:
+        holder[0], info = compiled(holder[0])
+        jax.block_until_ready((holder[0], info))
+
+    step()
+    seconds = timed(step)
+    arrays = {name: jnp.ones((steps, BATCH)) for name in ("rewards", "values", "next_values")}
+    flags = {name: jnp.zeros((steps, BATCH), bool) for name in ("terminated", "truncated", "mask")}
+    gae = jax.jit(lambda arrays, flags: gaejax.gae(**arrays, **flags, discount=1.0, gae_lambda=GAE_LAMBDA))
+    jax.block_until_ready(gae(arrays, flags))
+    gae_seconds = timed(lambda: jax.block_until_ready(gae(arrays, flags)))
+    return {"seconds": seconds, "compile_seconds": compile_seconds, "gae_share": gae_seconds / seconds}
+
+
+def in_torch() -> dict[str, float]:
+    import torch
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=MLP)
+    trunk = LlamaModel(LlamaConfig(vocab_size=VOCAB + 1, max_position_embeddings=64, **sizes))
+    head, value_head = torch.nn.Linear(HIDDEN, VOCAB + 1, bias=False), torch.nn.Linear(HIDDEN, 1)
+    parameters = [*trunk.parameters(), *head.parameters(), *value_head.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, eps=1e-5)
+    gae_seconds = [0.0]
+
+    @torch.no_grad()
+    def sample() -> tuple:
+        prompts = torch.randint(0, VOCAB, (BATCH, PROMPT))
+        text, new, cache, log_probs, values = prompts, prompts, None, [], []
+        for _ in range(RESPONSE):
+            output = trunk(input_ids=new, past_key_values=cache, use_cache=True)
+            cache, features = output.past_key_values, output.last_hidden_state[:, -1]
+            logits = head(features)
+            logits[:, VOCAB] = -1e9  # no response ends early
+            distribution = torch.distributions.Categorical(logits=logits)
+            token = distribution.sample()
+            log_probs.append(distribution.log_prob(token))
+            values.append(value_head(features)[:, 0])
+            new = token[:, None]
+            text = torch.cat([text, new], dim=1)
+        return text, torch.stack(log_probs, dim=1), torch.stack(values, dim=1)
+
+    def advantages_of(rewards: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        started = time.perf_counter()
+        following, reversed_advantages = torch.zeros(BATCH), []
+        for t in reversed(range(RESPONSE)):
+            next_values = values[:, t + 1] if t + 1 < RESPONSE else torch.zeros(BATCH)
+            following = rewards[:, t] + next_values - values[:, t] + GAE_LAMBDA * following
+            reversed_advantages.append(following)
+        gae_seconds[0] += time.perf_counter() - started
+        return torch.stack(reversed_advantages[::-1], dim=1)
+
+    def step() -> None:
+        text, old, values = sample()
+        rewards = torch.zeros(BATCH, RESPONSE)
+        rewards[:, -1] = (text[:, PROMPT:] == text[:, :1]).float().mean(dim=1)
+        advantages = advantages_of(rewards, values)
+        targets = advantages + values
+        for _ in range(EPOCHS):
+            for rows in torch.randperm(BATCH).chunk(MINIBATCHES):
+                features = trunk(input_ids=text[rows, :-1], use_cache=False).last_hidden_state[:, PROMPT - 1 :]
+                distribution = torch.distributions.Categorical(logits=head(features))
+                own = advantages[rows]
+                own = (own - own.mean()) / (own.std() + 1e-8)
+                ratios = torch.exp(distribution.log_prob(text[rows, PROMPT:]) - old[rows])
+                policy_loss = -torch.minimum(ratios * own, ratios.clamp(1 - CLIP, 1 + CLIP) * own).mean()
+                value_loss = 0.5 * (value_head(features)[..., 0] - targets[rows]).square().mean()
+                loss = policy_loss + VALUE * value_loss - ENTROPY * distribution.entropy().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(parameters, MAX_NORM)
+                optimizer.step()
+
+    step()
+    gae_seconds[0] = 0.0
+    seconds = timed(step)
+    return {
+        "seconds": seconds,
+        "compile_seconds": 0.0,
+        "gae_share": gae_seconds[0] / ROUNDS / STEPS_PER_ROUND / seconds,
+    }
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch", action="store_true", help="the PyTorch loop, in an environment that has it")
+    torch = parser.parse_args(argv).torch
+    found = in_torch() if torch else in_jax()
+    row = {"framework": "pytorch" if torch else "gaejax", "tokens_per_second": BATCH * RESPONSE / found["seconds"]}
+    row |= found
+    print(
+        f"{row['framework']}: {row['tokens_per_second']:,.0f} response tokens/s, {1000 * row['seconds']:.0f} ms an "
+        f"iteration, GAE {100 * row['gae_share']:.2f} % of it, {row['compile_seconds']:.1f} s of compiling"
+    )
+    new = not RESULTS.exists()
+    with RESULTS.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow({name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
