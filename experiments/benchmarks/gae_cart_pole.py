@@ -4,7 +4,7 @@
 
 A linear Gaussian policy of six parameters pushes with a real force; 20 trajectories of at most 1000 steps an iteration;
 a critic of 20 hidden units with a trust region. All lambdas and seeds are one vmapped call. The paper leaves open the
-two trust regions (here .01 and .1), and its physics has friction where gymnax's has none.
+two trust regions (here .01 both), and its physics has friction where gymnax's has none.
 """
 
 import csv
@@ -38,7 +38,7 @@ def episode_lengths(lambdas: tuple, num_seeds: int, iterations: int, seed: int =
     environment = continuous_cart_pole()
     policy = actor_critic(environment, mlp(()), mlp((20,)))
     algorithm = gaejax.trpo(environment, policy, transforms=[first_episodes()])
-    config = gaejax.TRPOConfig(num_envs=TRAJECTORIES, num_steps=LIMIT, fresh_rows=True, max_value_change=0.1)
+    config = gaejax.TRPOConfig(num_envs=TRAJECTORIES, num_steps=LIMIT, fresh_rows=True, max_value_change=0.01)
 
     def run(gae_lambda: jax.Array, key: jax.Array) -> jax.Array:
         changed = config.replace(gae_lambda=gae_lambda)

@@ -100,6 +100,10 @@ def cart_pole(memory: str, total_steps: int, learning_rate: float) -> Run:
     return Run("CartPole-v1", 475, config=(("learning_rate", learning_rate),), policy=policy, total_steps=total_steps)
 
 
+# What keeps the policy near is looser than clipping: it wants short rollouts and fewer passes.
+DRIFT = (("num_steps", 8), ("num_minibatches", 2), ("num_epochs", 2), ("learning_rate", 2.5e-3))
+DRIFT += (("entropy_coefficient", 0.0),)
+
 RUNS = [
     Run("CartPole-v1", 475),
     Run("Acrobot-v1", -100),
@@ -138,7 +142,7 @@ RUNS = [
     pendulum("dpo", -250),
     Run("SpaceInvaders-MinAtar", 30, num_seeds=3),
     Run("Breakout-MinAtar", 0, num_seeds=3, options=(("objective", "dpo"),)),
-    Run("SpaceInvaders-MinAtar", 0, num_seeds=3, options=(("objective", "dpo"),)),
+    Run("SpaceInvaders-MinAtar", 0, config=DRIFT, num_seeds=3, options=(("objective", "dpo"),)),
     Run("Breakout-MinAtar", 0, num_seeds=3, algorithm="pqn"),
     Run("SpaceInvaders-MinAtar", 0, num_seeds=3, algorithm="pqn"),
 ]

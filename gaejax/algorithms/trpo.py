@@ -35,12 +35,14 @@ class TRPOConfig(OnPolicyConfig):
     """Steps of conjugate gradient."""
     num_value_steps: int = struct.field(default=1, pytree_node=False)
     """Steps of the value function, each within its trust region."""
-    num_halvings: int = struct.field(default=10, pytree_node=False)
-    """How often a step is halved before it is given up."""
+    num_backtracks: int = struct.field(default=15, pytree_node=False)
+    """How often a step is shortened before it is given up."""
+    backtrack_factor: float = 0.8
+    """By what it is shortened."""
 
     def validate(self) -> None:
         super().validate()
-        check_config(self, positive=("max_kl", "max_value_change"))
+        check_config(self, unit_interval=("backtrack_factor",), positive=("max_kl", "max_value_change"))
 
 
 class Measures(NamedTuple):
@@ -178,16 +180,17 @@ def conjugate_gradient(product: Callable[[Any], Any], target: Any, num_steps: in
 def backtrack(
     params: Any, step: Any, measure: Callable[[Any], Measures], accept: Callable[[Measures], Any], config: TRPOConfig
 ) -> tuple[Any, jax.Array]:
-    """The first of `params + step`, `params + step / 2`, ... that is accepted, and its fraction; 0 if none is."""
+    """The first of `params + step`, `params + factor * step`, ... that is accepted, and its fraction; 0 if none is."""
+    shortest = config.backtrack_factor ** (config.num_backtracks + 0.5)
 
     def moved(fraction: jax.Array) -> Any:
         return optax.tree.add_scale(params, fraction, step)
 
     def refused(fraction: jax.Array) -> jax.Array:
-        return (fraction >= 0.5**config.num_halvings) & ~accept(measure(moved(fraction)))
+        return (fraction > shortest) & ~accept(measure(moved(fraction)))
 
-    fraction = jax.lax.while_loop(refused, lambda fraction: fraction / 2, jnp.float32(1))
-    accepted = fraction >= 0.5**config.num_halvings
+    fraction = jax.lax.while_loop(refused, lambda fraction: fraction * config.backtrack_factor, jnp.float32(1))
+    accepted = fraction > shortest
     # Chosen, not multiplied by 0: a step that was refused may be NaN.
     params = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved(fraction), params)
     return params, jnp.where(accepted, fraction, 0)
