@@ -1,0 +1,63 @@
+"""The script that trains small language models: its command line, its file, what it refuses."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent.parent / "experiments" / "language_tokens.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("language_tokens", SCRIPT)
+    module = sys.modules["language_tokens"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+COMMANDS = {
+    "reverse-5": [],
+    "sort-8": ["--task", "sort", "--value", "trunk", "--warm-up", "0.1", "--objective", "clip_higher"],
+    "addition-3": ["--task", "addition", "--size", "3", "--reference-kl", "0.1", "--kl-adapts-to", "5"],
+    "summary-3": ["--task", "summary", "--baseline", "dr_grpo", "--group-size", "4", "--top-k", "3"],
+    "question_answering-4": ["--task", "question_answering", "--shuffle-rewards", "--hidden-size", "32"],
+    "translation-2": ["--task", "translation", "--size", "2", "--dense", "--value-lambda", "1.0", "--num-epochs", "2"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_line_is_an_experiment_that_can_be_written_down_and_built(script, name, tmp_path):
+    experiment, output = script.parse(COMMANDS[name])
+    experiment.validate()
+    assert experiment.name == name and name in str(output)
+    experiment.save(tmp_path / "config.json")
+    assert script.LanguageExperiment.load(tmp_path / "config.json") == experiment
+    environment = experiment.build().environment
+    assert environment.name == name and environment.action_space.n == experiment.decoder.vocab_size
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--max-position-embeddings", "4"], "max_position_embeddings must be at least 12 for reverse-5, got 4"),
+        (["--num-seeds", "0"], "num_seeds must be at least 1, got 0"),
+        (["--num-key-value-heads", "3"], "num_key_value_heads must divide num_attention_heads = 4, got 3"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(script, arguments, words):
+    with pytest.raises(ValueError) as caught:
+        script.parse(arguments)[0].validate()
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_resumed_run_takes_its_own_configuration(script, tmp_path):
+    experiment, _ = script.parse([])
+    experiment.save(tmp_path / "config.json")
+    resumed, folder = script.resumed(["--resume", str(tmp_path), "--total-steps", "7"])
+    assert folder == tmp_path and resumed.total_steps == 7 and resumed.config == experiment.config
+    with pytest.raises(ValueError, match="only --total-steps can be given, not --size"):
+        script.resumed(["--resume", str(tmp_path), "--size", "3"])
+    with pytest.raises(ValueError, match="holds no run"):
+        script.resumed(["--resume", str(tmp_path / "nothing")])
