@@ -6,7 +6,8 @@
 The work is the same in both: 256 prompts of 6 tokens, responses of 12, two layers of width 64 (rotary, SwiGLU),
 4 epochs of 4 minibatches of whole texts, Adam, GAE. In JAX it is one compiled step. In PyTorch it is the usual loop of
 public calls: `LlamaModel` with its key-value cache, sampled token by token, and GAE in a loop over tokens.
-Rows are appended to results/language_speed.csv; tokens are those of the responses.
+Rows are appended to results/language_speed.csv; tokens are those of the responses. Run both on an idle machine, PyTorch
+with OMP_NUM_THREADS=1 too: its threads wait for each other in loops, and on a busy machine lose more than they bring.
 """
 
 import argparse
@@ -20,7 +21,7 @@ RESULTS = Path(__file__).parent / "results" / "language_speed.csv"
 VOCAB, HIDDEN, LAYERS, HEADS, MLP = 20, 64, 2, 4, 256
 BATCH, PROMPT, RESPONSE, EPOCHS, MINIBATCHES = 256, 6, 12, 4, 4
 LEARNING_RATE, CLIP, GAE_LAMBDA, VALUE, ENTROPY, MAX_NORM = 1e-3, 0.2, 0.95, 0.5, 0.01, 1.0
-ROUNDS, STEPS_PER_ROUND = 5, 5
+ROUNDS, STEPS_PER_ROUND = 3, 2
 
 
 def timed(step) -> float:
