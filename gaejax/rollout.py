@@ -36,6 +36,18 @@ class Trajectory(NamedTuple):
     last_reset: jax.Array
 
 
+class Transform(NamedTuple):
+    """What changes a trajectory between the rollout and its advantages: scores, penalties, what counts.
+
+    Attributes:
+      init: `params -> state`, from the policy's parameters at the start (a reference keeps a copy).
+      apply: `(state, trajectory, training_state) -> (state, trajectory, info)`; the info is a dict of scalars.
+    """
+
+    init: Callable
+    apply: Callable
+
+
 class RolloutState(NamedTuple):
     """Where `N` rows stand between two rollouts; every leaf is `[N, ...]`."""
 

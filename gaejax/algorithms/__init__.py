@@ -9,8 +9,9 @@ from gaejax.algorithms.explain import HEALTHY
 from gaejax.algorithms.ppo import OBJECTIVES, PPOConfig, ppo
 from gaejax.algorithms.pqn import PQNConfig, pqn
 from gaejax.algorithms.reinforce import ReinforceConfig, reinforce
-from gaejax.algorithms.training_state import TrainingInfo, TrainingState, Transform
+from gaejax.algorithms.training_state import TrainingInfo, TrainingState
 from gaejax.algorithms.trpo import TRPOConfig, trpo
+from gaejax.rollout import Transform
 
 
 class Rung(NamedTuple):

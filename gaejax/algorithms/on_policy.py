@@ -1,6 +1,7 @@
 """The parts that on-policy algorithms are made of: a rollout, its advantages, a gradient step, what persists."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypedDict
@@ -13,17 +14,11 @@ from gaejax.advantages import ESTIMATORS, gae
 from gaejax.algorithms.batches import Batch, estimated_batch
 from gaejax.algorithms.core import Algorithm, adam, inherited, strong, strong_floats
 from gaejax.algorithms.explain import explain
-from gaejax.algorithms.training_state import (
-    Experience,
-    OnPolicyConfig,
-    TrainingInfo,
-    TrainingState,
-    Transform,
-)
+from gaejax.algorithms.training_state import Experience, OnPolicyConfig, TrainingInfo, TrainingState
 from gaejax.environments import Environment, auto_reset, rescale_actions
 from gaejax.normalizers import Identity, ObservationNormalizer, RewardNormalizer
 from gaejax.policies import Policy
-from gaejax.rollout import RolloutState, init_rollout, rollout
+from gaejax.rollout import RolloutState, Transform, init_rollout, rollout
 from gaejax.schedules import Schedule, check_scheduled, check_schedules, scheduled
 from gaejax.statistics import explained_variance
 
@@ -44,8 +39,8 @@ class OnPolicy:
     Attributes:
       environment: what to train on; it need not reset itself, and bounded real actions are rescaled from [-1, 1].
       policy: an actor-critic for its spaces.
-      optimizer: `learning_rate -> optax.GradientTransformation`; the rate is traced. Clipping by the global norm goes
-        before it. None for an algorithm that has steps of its own.
+      optimizer: `learning_rate -> optax.GradientTransformation`, of traced numbers; other fields of the config it is
+        given where its signature names them. Clipping by the global norm goes before it. None: there are no gradients.
       estimator: of the advantages, called like `gaejax.gae`, or a name in `gaejax.advantages.ESTIMATORS`. It is given
         the config's lambda as `gae_lambda` or `trace_lambda`, and `log_ratios`, `action_values` or `episode_steps`,
         where its signature names them.
@@ -53,7 +48,7 @@ class OnPolicy:
         0 to 1 (over the config's `anneal_steps`), or the name of one in `gaejax.schedules`. The learning rate falls
         linearly unless it is given another.
       transforms: of the trajectory, in order, before advantages are estimated.
-      explore: `(distributions, config) -> distributions` that act, where they are not the policy's own.
+      explore: `(distributions, config) -> distributions` that act.
     """
 
     environment: Environment
@@ -65,11 +60,11 @@ class OnPolicy:
     explore: Callable = lambda distributions, config: distributions
 
     def __post_init__(self) -> None:
-        if not callable(self.estimator):
-            if self.estimator not in ESTIMATORS:
-                known = ", ".join(ESTIMATORS)
-                raise ValueError(f"estimator must be one of {known} or a function, got {self.estimator!r}")
-            object.__setattr__(self, "estimator", ESTIMATORS[self.estimator])
+        estimator = self.estimator if callable(self.estimator) else ESTIMATORS.get(self.estimator)
+        if estimator is None:
+            known = ", ".join(ESTIMATORS)
+            raise ValueError(f"estimator must be one of {known} or a function, got {self.estimator!r}")
+        object.__setattr__(self, "estimator", estimator)
         default = {"learning_rate": "linear"} if self.optimizer else {}
         object.__setattr__(self, "schedules", check_schedules(default | dict(self.schedules)))
 
@@ -88,8 +83,8 @@ class OnPolicy:
         """The state before the first training step, with the policy of `source` if that is given."""
         params_key, rollout_key, key = jax.random.split(key, 3)
         params = self.policy.init(params_key)
-        space, scale = self.environment.observation_space, config.normalize_observations
-        normalizer = ObservationNormalizer.create(space) if scale else Identity()
+        space = self.environment.observation_space
+        normalizer = ObservationNormalizer.create(space) if config.normalize_observations else Identity()
         if source is not None:
             params = inherited("params", params, source.params)
             normalizer = inherited("observation_normalizer", normalizer, source.observation_normalizer)
@@ -132,9 +127,8 @@ class OnPolicy:
         if config.fresh_rows:
             rollout_key, reset_key = jax.random.split(rollout_key)
             rows = self.fresh_rows(reset_key, state.environment_params, config)
-        environment, environment_params = self.training_environment, state.environment_params
-        act = partial(self.act, state)
-        rows, trajectory, episodes = rollout(rollout_key, environment, environment_params, act, rows, config.num_steps)
+        act, params, environment = partial(self.act, state), state.environment_params, self.training_environment
+        rows, trajectory, episodes = rollout(rollout_key, environment, params, act, rows, config.num_steps)
         transforms, info = (), {}
         for transform, transform_state in zip(self.transforms, state.transforms, strict=True):
             transform_state, trajectory, more = transform.apply(transform_state, trajectory, state)
@@ -153,7 +147,9 @@ class OnPolicy:
 
     def transformation(self, config: OnPolicyConfig) -> optax.GradientTransformation:
         """The optimizer as the config has it now, behind clipping by the global norm."""
-        return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), self.optimizer(config.learning_rate))
+        named = (set(inspect.signature(self.optimizer).parameters) & set(vars(config))) - {"learning_rate"}
+        optimizer = self.optimizer(config.learning_rate, **{name: getattr(config, name) for name in named})
+        return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer)
 
     def gradient_step(
         self, config: OnPolicyConfig, loss: Callable, training: tuple, *inputs: Any

@@ -34,6 +34,9 @@ class PQNConfig(OnPolicyConfig):
     """Lambda of the estimator: 0 trusts the action values, 1 the rewards that were seen."""
     learning_rate: float = 5e-4
     """Of the optimizer, at the start."""
+    optimizer_epsilon: float = 1e-8
+    """What is added to the spread of gradients. Where a task is solved and errors vanish, steps would keep their length
+    and wander off: with .1, and a larger learning rate, they vanish too."""
     max_grad_norm: float = 10.0
     """The global norm to which gradients are clipped."""
     epsilon: float = 1.0
@@ -43,14 +46,20 @@ class PQNConfig(OnPolicyConfig):
 EXPLORATION = optax.linear_schedule(1.0, 0.05, 0.1)  # down to a twentieth in the first tenth of the run
 
 
+def rectified_adam(learning_rate: jax.Array, optimizer_epsilon: jax.Array) -> optax.GradientTransformation:
+    """RAdam with the config's epsilon."""
+    return optax.radam(learning_rate, eps=optimizer_epsilon)
+
+
 def pqn(environment: Environment, policy: Policy, **parts: Unpack[Parts]) -> Algorithm:
     """PQN on an environment with discrete actions.
 
     Args:
       environment: as of `gaejax.ppo`.
       policy: of action values, `gaejax.q_network(environment, body)`; layer norm in its body keeps them from diverging.
-      **parts: `optimizer` (default Adam), `estimator` (default Peng's Q(lambda), `td_lambda`; `retrace` and `q_lambda`
-        fit too), `schedules` (`epsilon` falls to a twentieth in the first tenth), `transforms`: see `OnPolicy`.
+      **parts: `optimizer` (default `rectified_adam`), `estimator` (default Peng's Q(lambda), `td_lambda`; `retrace` and
+        `q_lambda` fit too), `schedules` (`epsilon` falls to a twentieth in the first tenth), `transforms`: see
+        `OnPolicy`.
 
     Returns:
       An `Algorithm`: `init(key, config: PQNConfig) -> TrainingState`, `step(state) -> (TrainingState, TrainingInfo)`.
@@ -65,7 +74,7 @@ def pqn(environment: Environment, policy: Policy, **parts: Unpack[Parts]) -> Alg
         return EpsilonGreedy(distributions.action_values, config.epsilon * jnp.ones_like(distributions.epsilon))
 
     schedules = {"epsilon": EXPLORATION} | dict(parts.pop("schedules", {}))
-    defaults = {"estimator": td_lambda, "optimizer": optax.radam, **parts}
+    defaults = {"estimator": td_lambda, "optimizer": rectified_adam, **parts}
     on_policy = OnPolicy(environment, policy, schedules=schedules, explore=explore, **defaults)
 
     def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:

@@ -1,6 +1,5 @@
 """What on-policy training steps take, keep and return: values, apart from what is done with them."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -90,18 +89,6 @@ class TrainingInfo(NamedTuple):
     clip_fraction: jax.Array | None = None
     first_log_ratio: jax.Array | None = None
     extra: dict = {}  # noqa: RUF012 (never written to)
-
-
-class Transform(NamedTuple):
-    """What changes a trajectory between the rollout and its advantages: scores, penalties, what counts.
-
-    Attributes:
-      init: `params -> state`, from the policy's parameters at the start (a reference keeps a copy).
-      apply: `(state, trajectory, training_state) -> (state, trajectory, info)`; the info is a dict of scalars.
-    """
-
-    init: Callable
-    apply: Callable
 
 
 class Experience(NamedTuple):

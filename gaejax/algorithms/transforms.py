@@ -4,8 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from gaejax.algorithms.training_state import Transform
-from gaejax.rollout import Trajectory
+from gaejax.rollout import Trajectory, Transform
 
 
 def first_episodes() -> Transform:

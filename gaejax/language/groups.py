@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.advantages import Steps, gae
-from gaejax.algorithms.training_state import Transform
 from gaejax.language.texts import check_fresh_rows, spans
-from gaejax.rollout import Trajectory
+from gaejax.rollout import Trajectory, Transform
 
 Baseline = Literal["rloo", "grpo", "dr_grpo"]
 

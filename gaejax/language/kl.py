@@ -6,12 +6,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gaejax.algorithms.training_state import Transform
 from gaejax.language.scores import count_texts
 from gaejax.language.texts import check_fresh_rows, spans
 from gaejax.losses import kl_estimate
 from gaejax.policies import Policy
-from gaejax.rollout import Trajectory
+from gaejax.rollout import Trajectory, Transform
 
 LARGEST_LOG_RATIO, LARGEST_K3 = 20.0, 10.0  # beyond which a single token would drown the batch
 

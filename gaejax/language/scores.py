@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaejax.algorithms.training_state import Transform
 from gaejax.language.prompts import Text
 from gaejax.language.texts import Spans, add_at_ends, check_fresh_rows, spans, text_ending_at, tokens
-from gaejax.rollout import Trajectory
+from gaejax.rollout import Trajectory, Transform
 from gaejax.statistics import masked_mean
 
 
