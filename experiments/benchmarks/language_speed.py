@@ -3,8 +3,9 @@
     uv run experiments/benchmarks/language_speed.py
     uv run --no-project --with torch --with transformers experiments/benchmarks/language_speed.py --torch
 
-The work is the same in both: 256 prompts of 6 tokens, responses of 12, two layers of width 64 (rotary, SwiGLU),
-4 epochs of 4 minibatches of whole texts, Adam, GAE. In JAX it is one compiled step. In PyTorch it is the usual loop of
+The work is the same in both: prompts of 6 tokens, responses of 12, two layers of width 64 (rotary, SwiGLU), 4 epochs of
+4 minibatches of whole texts, Adam, GAE; with 16, 64 and 256 texts an iteration, since what a loop in Python costs is
+the same for all sizes and what products cost is not. In JAX it is one compiled step. In PyTorch it is the usual loop of
 public calls: `LlamaModel` with its key-value cache, sampled token by token, and GAE in a loop over tokens.
 Rows are appended to results/language_speed.csv; tokens are those of the responses. Run both on an idle machine, PyTorch
 with OMP_NUM_THREADS=1 too: its threads wait for each other in loops, and on a busy machine lose more than they bring.
@@ -12,6 +13,7 @@ with OMP_NUM_THREADS=1 too: its threads wait for each other in loops, and on a b
 
 import argparse
 import csv
+import os
 import statistics
 import sys
 import time
@@ -19,7 +21,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "language_speed.csv"
 VOCAB, HIDDEN, LAYERS, HEADS, MLP = 20, 64, 2, 4, 256
-BATCH, PROMPT, RESPONSE, EPOCHS, MINIBATCHES = 256, 6, 12, 4, 4
+BATCHES, PROMPT, RESPONSE, EPOCHS, MINIBATCHES = (16, 64, 256), 6, 12, 4, 4
 LEARNING_RATE, CLIP, GAE_LAMBDA, VALUE, ENTROPY, MAX_NORM = 1e-3, 0.2, 0.95, 0.5, 0.01, 1.0
 ROUNDS, STEPS_PER_ROUND = 3, 2
 
@@ -35,7 +37,7 @@ def timed(step) -> float:
     return statistics.median(seconds)
 
 
-def in_jax() -> dict[str, float]:
+def in_jax(batch: int) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -50,7 +52,7 @@ def in_jax() -> dict[str, float]:
     steps = PROMPT + RESPONSE - 1
     shape = DecoderConfig(VOCAB + 1, HIDDEN, LAYERS, HEADS, intermediate_size=MLP, max_position_embeddings=steps + 1)
     config = gaejax.PPOConfig(
-        num_envs=BATCH,
+        num_envs=batch,
         num_steps=steps,
         fresh_rows=True,
         discount=1.0,
@@ -73,15 +75,15 @@ def in_jax() -> dict[str, float]:
 
     step()
     seconds = timed(step)
-    arrays = {name: jnp.ones((steps, BATCH)) for name in ("rewards", "values", "next_values")}
-    flags = {name: jnp.zeros((steps, BATCH), bool) for name in ("terminated", "truncated", "mask")}
+    arrays = {name: jnp.ones((steps, batch)) for name in ("rewards", "values", "next_values")}
+    flags = {name: jnp.zeros((steps, batch), bool) for name in ("terminated", "truncated", "mask")}
     gae = jax.jit(lambda arrays, flags: gaejax.gae(**arrays, **flags, discount=1.0, gae_lambda=GAE_LAMBDA))
     jax.block_until_ready(gae(arrays, flags))
     gae_seconds = timed(lambda: jax.block_until_ready(gae(arrays, flags)))
     return {"seconds": seconds, "compile_seconds": compile_seconds, "gae_share": gae_seconds / seconds}
 
 
-def in_torch() -> dict[str, float]:
+def in_torch(batch: int) -> dict[str, float]:
     import torch
     from transformers import LlamaConfig, LlamaModel
 
@@ -95,7 +97,7 @@ def in_torch() -> dict[str, float]:
 
     @torch.no_grad()
     def sample() -> tuple:
-        prompts = torch.randint(0, VOCAB, (BATCH, PROMPT))
+        prompts = torch.randint(0, VOCAB, (batch, PROMPT))
         text, new, cache, log_probs, values = prompts, prompts, None, [], []
         for _ in range(RESPONSE):
             output = trunk(input_ids=new, past_key_values=cache, use_cache=True)
@@ -112,9 +114,9 @@ def in_torch() -> dict[str, float]:
 
     def advantages_of(rewards: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         started = time.perf_counter()
-        following, reversed_advantages = torch.zeros(BATCH), []
+        following, reversed_advantages = torch.zeros(batch), []
         for t in reversed(range(RESPONSE)):
-            next_values = values[:, t + 1] if t + 1 < RESPONSE else torch.zeros(BATCH)
+            next_values = values[:, t + 1] if t + 1 < RESPONSE else torch.zeros(batch)
             following = rewards[:, t] + next_values - values[:, t] + GAE_LAMBDA * following
             reversed_advantages.append(following)
         gae_seconds[0] += time.perf_counter() - started
@@ -122,12 +124,12 @@ def in_torch() -> dict[str, float]:
 
     def step() -> None:
         text, old, values = sample()
-        rewards = torch.zeros(BATCH, RESPONSE)
+        rewards = torch.zeros(batch, RESPONSE)
         rewards[:, -1] = (text[:, PROMPT:] == text[:, :1]).float().mean(dim=1)
         advantages = advantages_of(rewards, values)
         targets = advantages + values
         for _ in range(EPOCHS):
-            for rows in torch.randperm(BATCH).chunk(MINIBATCHES):
+            for rows in torch.randperm(batch).chunk(MINIBATCHES):
                 features = trunk(input_ids=text[rows, :-1], use_cache=False).last_hidden_state[:, PROMPT - 1 :]
                 distribution = torch.distributions.Categorical(logits=head(features))
                 own = advantages[rows]
@@ -155,11 +157,17 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", action="store_true", help="the PyTorch loop, in an environment that has it")
     torch = parser.parse_args(argv).torch
-    found = in_torch() if torch else in_jax()
-    row = {"framework": "pytorch" if torch else "gaejax", "tokens_per_second": BATCH * RESPONSE / found["seconds"]}
-    row |= found
+    for batch in BATCHES:
+        measure(batch, torch)
+
+
+def measure(batch: int, torch: bool) -> None:
+    """Measures one size, prints it and appends it to the results."""
+    found = in_torch(batch) if torch else in_jax(batch)
+    name = f"pytorch, {os.environ.get('OMP_NUM_THREADS', 'all')} threads" if torch else "gaejax"
+    row = {"framework": name, "texts": batch, "tokens_per_second": batch * RESPONSE / found["seconds"]} | found
     print(
-        f"{row['framework']}: {row['tokens_per_second']:,.0f} response tokens/s, {1000 * row['seconds']:.0f} ms an "
+        f"{name}, {batch} texts: {row['tokens_per_second']:,.0f} response tokens/s, {1000 * row['seconds']:.0f} ms an "
         f"iteration, GAE {100 * row['gae_share']:.2f} % of it, {row['compile_seconds']:.1f} s of compiling"
     )
     new = not RESULTS.exists()

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 import gaejax
+from gaejax.language import TASKS, DecoderConfig, decoder_policy, kl_penalty
 from gaejax.recurrence import METHODS
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v6e": "v6e:2x2", "v5e, 256 devices": "v5e:16x16"}
@@ -58,7 +59,22 @@ def step_program(sharding, num_seeds, num_envs=2048, num_steps=16, **policy):
     """The PPO training step on CartPole, vmapped over seeds, with a policy of some options."""
     environment = gaejax.make("CartPole-v1")
     algorithm = gaejax.ppo(environment, gaejax.policies.make_policy(environment, **policy))
-    config = gaejax.PPOConfig(num_envs=num_envs, num_steps=num_steps)
+    return compiled_step(sharding, num_seeds, algorithm, gaejax.PPOConfig(num_envs=num_envs, num_steps=num_steps))
+
+
+def language_program(sharding, num_seeds):
+    """The step that trains a language model, with a penalty for leaving its reference."""
+    task = TASKS["reverse"](5)
+    environment = task.environment()
+    steps = 2 * 5 + 8
+    policy = decoder_policy(DecoderConfig(environment.action_space.n, 64, 2, 4, max_position_embeddings=steps))
+    algorithm = gaejax.ppo(environment, policy, transforms=[kl_penalty(policy)])
+    config = gaejax.PPOConfig(num_envs=256, num_steps=steps, fresh_rows=True, discount=1.0)
+    return compiled_step(sharding, num_seeds, algorithm, config), 256 * steps
+
+
+def compiled_step(sharding, num_seeds, algorithm, config):
+    """A training step, vmapped over seeds."""
     init = jax.vmap(algorithm.init, in_axes=(0, None))
     states = jax.eval_shape(lambda keys: init(keys, config), jax.random.split(jax.random.key(0), num_seeds))
     place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
@@ -108,6 +124,9 @@ def main():
         policy = {"memory": memory, "shared": True, "compute_dtype": dtype}
         program = step_program(one, 2, num_envs=256, num_steps=64, **policy)
         report(f"v5e PPO step, 2 seeds, {memory}, {dtype}", program, 2 * 256 * 64)
+
+    program, elements = language_program(one, 4)
+    report("v5e PPO step of a language model, 4 seeds", program, 4 * elements)
 
     # A green run means something only if what cannot work is refused.
     from gaejax.recurrence import tpu
