@@ -21,7 +21,6 @@ import numpy as np
 
 import gaejax
 from gaejax.distributions import Categorical
-from gaejax.language import LanguageConfig, weighted_objective
 
 RESULTS = Path(__file__).parent / "benchmarks" / "results"
 CHOICES, RIGHT, BATCH, GOAL = 8, 3, 64, 0.9
@@ -79,11 +78,11 @@ def updates_needed(horizon: int, num_seeds: int, most: int) -> np.ndarray:
     algorithm = gaejax.ppo(
         environment(horizon),
         tables(horizon),
-        objective=weighted_objective("clip"),
+        objective="clip",
         estimator=two_lambdas,
         schedules={"learning_rate": "constant"},
     )
-    config = LanguageConfig(
+    config = gaejax.PPOConfig(
         num_envs=BATCH,
         num_steps=horizon,
         fresh_rows=True,

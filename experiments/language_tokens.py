@@ -29,7 +29,6 @@ from gaejax.algorithms import Algorithm, Transform
 from gaejax.language import (
     TASKS,
     DecoderConfig,
-    LanguageConfig,
     Task,
     aggregated,
     critic_warm_up,
@@ -39,7 +38,6 @@ from gaejax.language import (
     kl_penalty,
     share_exact,
     shuffle_scores,
-    weighted_objective,
     without_critic,
 )
 from gaejax.language.tasks import ALPHABET, decode
@@ -98,7 +96,7 @@ class LanguageExperiment:
     """All that it takes to run a training again, as `run_experiment` wants it."""
 
     options: Options
-    config: LanguageConfig
+    config: gaejax.PPOConfig
     decoder: DecoderConfig
     total_steps: int
     num_seeds: int = 1
@@ -141,8 +139,7 @@ class LanguageExperiment:
         reward = {"reward": right_token, "dense": True} if options.dense else {}
         environment = self.task.environment(group_size=options.group_size if groups else 1, **reward)
         schedules = critic_warm_up(options.warm_up) if options.warm_up else {"entropy_coefficient": "linear"}
-        objective = weighted_objective(options.objective)
-        parts = dict(transforms=transforms, estimator=estimator, schedules=schedules, objective=objective)
+        parts = dict(transforms=transforms, estimator=estimator, schedules=schedules, objective=options.objective)
         return gaejax.ppo(environment, policy, **parts)
 
     def validate(self) -> None:
@@ -164,7 +161,7 @@ class LanguageExperiment:
         if not path.is_file():
             raise ValueError(f"{path.parent} holds no run: there is no {path.name} in it")
         fields = json.loads(path.read_text())
-        kinds = {"options": Options, "config": LanguageConfig, "decoder": DecoderConfig}
+        kinds = {"options": Options, "config": gaejax.PPOConfig, "decoder": DecoderConfig}
         return cls(**{**fields, **{name: kind(**fields[name]) for name, kind in kinds.items()}})
 
 
@@ -221,7 +218,7 @@ class Arguments:
     """A task for a small language model. Defaults are those known to work for `--task`."""
 
     options: Annotated[Options, tyro.conf.OmitArgPrefixes]
-    config: Annotated[LanguageConfig, tyro.conf.OmitArgPrefixes]
+    config: Annotated[gaejax.PPOConfig, tyro.conf.OmitArgPrefixes]
     decoder: Annotated[DecoderConfig, tyro.conf.OmitArgPrefixes]
     total_steps: int | None = None
     """Rows to collect for each seed; default: what the task needs."""
@@ -247,7 +244,7 @@ def parse(argv: list[str]) -> tuple[LanguageExperiment, Path]:
     task = TASKS[name](int(found.size) if (found.size or "").isdigit() else SIZES[name])
     rows = steps(task)
     groups = found.baseline not in (None, "critic")
-    config = LanguageConfig(
+    config = gaejax.PPOConfig(
         num_envs=256,
         num_steps=rows,
         fresh_rows=True,

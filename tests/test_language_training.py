@@ -10,7 +10,6 @@ from gaejax.distributions import Categorical
 from gaejax.language import (
     TASKS,
     DecoderConfig,
-    LanguageConfig,
     aggregated,
     critic_warm_up,
     decoder_policy,
@@ -25,7 +24,6 @@ from gaejax.language import (
     score,
     share_exact,
     token_environment,
-    weighted_objective,
     without_critic,
 )
 from gaejax.language.tasks import ALPHABET, decode
@@ -33,7 +31,7 @@ from gaejax.language.tasks import ALPHABET, decode
 TASK = TASKS["reverse"](1)
 STEPS = TASK.max_prompt + TASK.max_response - 1
 SMALL = DecoderConfig(len(ALPHABET), 32, 1, 2, max_position_embeddings=STEPS + 1, positions="learned")
-CONFIG = LanguageConfig(num_envs=64, num_steps=STEPS, fresh_rows=True, discount=1.0, num_epochs=2, num_minibatches=2)
+CONFIG = gaejax.PPOConfig(num_envs=64, num_steps=STEPS, fresh_rows=True, discount=1.0, num_epochs=2, num_minibatches=2)
 POLICY = decoder_policy(SMALL)
 
 
@@ -72,7 +70,7 @@ def test_a_small_decoder_learns_to_copy_near_its_reference_in_two_seeds_at_once(
 
 def test_while_the_critic_warms_up_a_policy_with_parameters_of_its_own_does_not_move():
     policy, config = table(), CONFIG.replace(anneal_steps=4.0 * 64 * STEPS)
-    parts = dict(objective=weighted_objective("clip_higher"), schedules=critic_warm_up(0.5))
+    parts = dict(objective="clip_higher", schedules=critic_warm_up(0.5))
     transforms = [kl_penalty(policy, 0.1, estimate="k3")]
     algorithm = gaejax.ppo(TASK.environment(), policy, transforms=transforms, estimator=length_adaptive_gae(), **parts)
     state = jax.jit(algorithm.init)(jax.random.key(0), config)
@@ -186,7 +184,6 @@ FRESHLESS = gaejax.ppo(TASK.environment(), POLICY, transforms=[kl_penalty(POLICY
         (lambda: group_baseline(4, "ppo"), "kind must be 'rloo', 'grpo' or 'dr_grpo', got 'ppo'"),
         (lambda: aggregated(gaejax.gae, "constant"), "over must be 'sequence', or 'constant' with a max_length"),
         (lambda: critic_warm_up(1.0), "fraction must be between 0 and 1, got 1.0"),
-        (lambda: weighted_objective("best"), "objective must be one of clip"),
         (lambda: decoder_policy(SMALL, temperature=0), "temperature must be positive"),
         (lambda: decoder_policy(SMALL, top_k=21), "top_k must be between 1 and vocab_size = 20, got 21"),
         (lambda: decoder_policy(SMALL, top_p=0), "top_p must be above 0 and at most 1, got 0"),

@@ -22,6 +22,8 @@ class ActorCriticConfig(OnPolicyConfig):
     """Of the optimizer, at the start."""
     max_grad_norm: float = 0.5
     """The global norm to which gradients are clipped."""
+    policy_coefficient: float = 1.0
+    """Weight of the policy's objective; a schedule may hold it at 0 while the critic learns."""
     entropy_coefficient: float = 0.01
     """Weight of the entropy bonus."""
     value_coefficient: float = 0.5
@@ -71,7 +73,8 @@ def actor_critic_loss(
     )
     entropy = masked_mean(distributions.entropy(), mask)
 
-    loss = policy_loss + config.value_coefficient * critic_loss - config.entropy_coefficient * entropy
+    weights = config.policy_coefficient, config.value_coefficient, -config.entropy_coefficient
+    loss = sum(weight * term for weight, term in zip(weights, (policy_loss, critic_loss, entropy), strict=True))
     return loss, dict(
         policy_loss=policy_loss,
         value_loss=critic_loss,

@@ -1,12 +1,10 @@
 """Language models as policies: a token environment, decoders, transforms of the trajectory, credit, tasks."""
 
 from gaejax.language.credit import (
-    LanguageConfig,
     aggregated,
     critic_warm_up,
     length_adaptive_gae,
     relative_position_gae,
-    weighted_objective,
 )
 from gaejax.language.decoder import decoder
 from gaejax.language.decoder_config import DecoderConfig
@@ -23,7 +21,6 @@ __all__ = [
     "TASKS",
     "DecoderConfig",
     "Generation",
-    "LanguageConfig",
     "Task",
     "Text",
     "aggregated",
@@ -43,7 +40,6 @@ __all__ = [
     "share_exact",
     "shuffle_scores",
     "token_environment",
-    "weighted_objective",
     "whiten_rewards",
     "without_critic",
 ]

@@ -1,11 +1,11 @@
 """Credit for tokens: lambdas that know the length, aggregation, critic warm-up."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from gaejax.advantages import (
     decoupled_gae,
@@ -13,8 +13,6 @@ from gaejax.advantages import (
     relative_position_lambda,
     segment_lengths,
 )
-from gaejax.algorithms import OBJECTIVES, PPOConfig
-from gaejax.losses import Objective
 from gaejax.statistics import standardize
 
 
@@ -63,6 +61,7 @@ def aggregated(
     if over not in ("sequence", "constant") or (over == "constant") != (max_length is not None):
         raise ValueError(f"over must be 'sequence', or 'constant' with a max_length, got {over!r} with {max_length}")
 
+    @functools.wraps(estimator)  # whose signature says what it is to be given
     def weighted(*, terminated: Any, truncated: Any, mask: Any, **steps: Any) -> tuple:
         flags = dict(terminated=terminated, truncated=truncated, mask=mask)
         advantages, value_targets = estimator(**flags, **steps)
@@ -76,28 +75,12 @@ def aggregated(
     return weighted
 
 
-@struct.dataclass
-class LanguageConfig(PPOConfig):
-    """PPO's hyperparameters, with a weight of the policy's objective that a schedule can hold at 0."""
-
-    policy_coefficient: float = 1.0
-    """Weight of the policy's objective, for objectives made by `weighted_objective`."""
-
-
-def weighted_objective(objective: str | Objective = "clip") -> Objective:
-    """A PPO objective times the config's `policy_coefficient` (of a `LanguageConfig`)."""
-    if not callable(objective) and objective not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)} or a function, got {objective!r}")
-    function = objective if callable(objective) else OBJECTIVES[objective]
-    return lambda log_ratios, advantages, config: config.policy_coefficient * function(log_ratios, advantages, config)
-
-
 def critic_warm_up(fraction: float) -> dict[str, Callable]:
     """Schedules under which only the critic learns at first (VC-PPO's value pretraining, Yuan et al. 2025,
     arXiv:2503.01491): the policy's objective and the entropy bonus are off.
 
-    Give it with `objective=weighted_objective(...)` and a `LanguageConfig`. A policy whose critic has a trunk of its
-    own stays exactly where it is meanwhile; one whose trunk is shared moves with it.
+    A policy whose critic has a trunk of its own stays exactly where it is meanwhile; one whose trunk is shared moves
+    with it.
 
     Args:
       fraction: of `anneal_steps`, over which schedules run.
