@@ -46,7 +46,7 @@ from gaejax.training import run_experiment
 from gaejax.training.experiment import load_states
 
 SIZES = {"reverse": 5, "translation": 5, "sort": 8, "addition": 2, "question_answering": 4, "summary": 3}
-UPDATES = {"reverse": 70, "translation": 70, "sort": 800, "addition": 1500, "question_answering": 80, "summary": 80}
+UPDATES = {"reverse": 70, "translation": 70, "sort": 600, "addition": 1500, "question_answering": 80, "summary": 80}
 
 
 @dataclasses.dataclass(frozen=True)
