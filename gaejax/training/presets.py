@@ -83,23 +83,17 @@ PRESETS = {
             gae_lambda=1.0,
             entropy_coefficient=0.01,
         ),
-        _preset(
-            "Breakout-MinAtar",
-            1_000_000,
-            policy={"activation": "relu"},
-            num_envs=64,
-            num_steps=64,
-            num_minibatches=8,
-            learning_rate=5e-3,
-        ),
-        _preset(
-            "SpaceInvaders-MinAtar",
-            1_000_000,
-            policy={"activation": "relu"},
-            num_envs=64,
-            num_steps=64,
-            num_minibatches=8,
-            learning_rate=5e-3,
+        *(
+            _preset(
+                f"{game}-MinAtar",
+                1_000_000,
+                policy={"activation": "relu"},
+                num_envs=64,
+                num_steps=64,
+                num_minibatches=8,
+                learning_rate=5e-3,
+            )
+            for game in ("Breakout", "SpaceInvaders")
         ),
         _preset(  # one bit at the start decides the reward at the end, so nothing in between says how well it goes
             "MemoryChain-bsuite",
