@@ -202,6 +202,7 @@ BOX = spaces(Box(-1, 1, (2,)), Box(-1, 1, (1,)), name="arm")
         (lambda: built("ppo", mlp(), objective="clop"), "objective must be one of clip, clip_higher, kl,"),
         (lambda: built("reinforce", mlp(), baseline="mean"), "baseline must be one of value, time, none, got 'mean'"),
         (lambda: built("a2c", mlp(), estimator="gea"), "estimator must be one of gae,"),
+        (lambda: built("ppo", mlp(), estimator="retrace"), "estimator retrace needs a policy of action values"),
         (
             lambda: built("ppo", mlp(), schedules={"clip_epsilon": lambda progress: 0.5 - progress}),
             "schedule of clip_epsilon must be a finite number of at least 0, got -0.0",

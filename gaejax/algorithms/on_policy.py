@@ -17,7 +17,7 @@ from gaejax.algorithms.explain import explain
 from gaejax.algorithms.training_state import Experience, OnPolicyConfig, TrainingInfo, TrainingState
 from gaejax.environments import Environment, auto_reset, rescale_actions
 from gaejax.normalizers import Identity, ObservationNormalizer, RewardNormalizer
-from gaejax.policies import Policy
+from gaejax.policies import Policy, distribution_of
 from gaejax.rollout import RolloutState, Transform, init_rollout, rollout
 from gaejax.schedules import Schedule, check_scheduled, check_schedules, scheduled
 from gaejax.statistics import explained_variance
@@ -64,6 +64,10 @@ class OnPolicy:
         if estimator is None:
             known = ", ".join(ESTIMATORS)
             raise ValueError(f"estimator must be one of {known} or a function, got {self.estimator!r}")
+        needs_action_values = "action_values" in inspect.signature(estimator).parameters
+        if needs_action_values and not hasattr(distribution_of(self.policy, self.environment), "values_of"):
+            name = getattr(estimator, "__name__", repr(estimator))
+            raise ValueError(f"estimator {name} needs a policy of action values: gaejax.q_network, with pqn")
         object.__setattr__(self, "estimator", estimator)
         default = {"learning_rate": "linear"} if self.optimizer else {}
         object.__setattr__(self, "schedules", check_schedules(default | dict(self.schedules)))
