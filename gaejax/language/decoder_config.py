@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
@@ -53,17 +55,44 @@ class DecoderConfig:
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "DecoderConfig":
         """That of a `config.json` of model type llama or qwen2. Raises ValueError for what this decoder does not do."""
         kind = config.get("model_type")
-        if kind not in ("llama", "qwen2"):
-            raise ValueError(f"model_type must be llama or qwen2, got {kind!r}")
-        unsupported = {"rope_scaling": None, "attention_bias": False, "mlp_bias": False, "hidden_act": "silu"}
+        if kind not in ARCHITECTURES:
+            raise ValueError(f"model_type must be {' or '.join(ARCHITECTURES)}, got {kind!r}")
+        rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+        rope_type = rope.get("rope_type", rope.get("type", "default"))
+        config = {"rms_norm_eps": 1e-6, **rope, **config, "rope_type": rope_type}
+        unsupported = {
+            "rope_type": "default",
+            "partial_rotary_factor": 1.0,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "hidden_act": "silu",
+            "use_sliding_window": False,
+        }
         for name, only in unsupported.items():
             if config.get(name, only) not in (only, None):
                 raise ValueError(f"{name} must be {only!r} for this decoder, got {config[name]!r}")
-        if config.get("use_sliding_window"):
-            raise ValueError("use_sliding_window must be False for this decoder, got True")
+        if config.get("vocab_size") is None:
+            raise ValueError("vocab_size must be given in config.json, got none")
         fields = {field.name for field in dataclasses.fields(cls)}
         known = {name: value for name, value in config.items() if name in fields and value is not None}
         return cls(**{"qkv_bias": kind == "qwen2", **known})
+
+    def to_hugging_face(self) -> dict[str, Any]:
+        """What `config.json` says of this decoder. Raises ValueError for learned positions, which no such model has."""
+        if self.positions != "rotary":
+            raise ValueError(f"positions must be 'rotary' in a Hugging Face model, got {self.positions!r}")
+        kind = "qwen2" if self.qkv_bias else "llama"
+        own = {"positions", "qkv_bias"} | ({"initializer_range"} if self.initializer_range is None else set())
+        return {
+            "architectures": [ARCHITECTURES[kind]],
+            "model_type": kind,
+            "hidden_act": "silu",
+            "dtype": "float32",
+            **{name: value for name, value in dataclasses.asdict(self).items() if name not in own},
+            "num_key_value_heads": self.kv_heads,
+            "intermediate_size": self.intermediate_size or 4 * self.hidden_size,
+            "head_dim": self.head_size,
+        }
 
     def validate(self) -> None:
         """Raises ValueError, with one line that names the field, for sizes that do not fit."""
