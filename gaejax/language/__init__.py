@@ -1,44 +1,63 @@
 """Language models as policies: a token environment, decoders, transforms of the trajectory, credit, tasks."""
 
+from gaejax.language.checkpoints import LanguageModel, load, save
 from gaejax.language.credit import (
     aggregated,
     critic_warm_up,
     length_adaptive_gae,
     relative_position_gae,
 )
+from gaejax.language.datasets import Texts, encode_pairs, encode_prompts, read_jsonl
 from gaejax.language.decoder import decoder
 from gaejax.language.decoder_config import DecoderConfig
 from gaejax.language.environment import token_environment
 from gaejax.language.generate import Generation, generate
 from gaejax.language.groups import group_baseline, without_critic
 from gaejax.language.kl import kl_in_loss, kl_penalty
+from gaejax.language.packages import smollm2
 from gaejax.language.policy import decoder_policy, sampling_logits
 from gaejax.language.prompts import Text
 from gaejax.language.scores import python_score, score, shuffle_scores, whiten_rewards
+from gaejax.language.supervised import fit, preference_loss, supervised_loss, text_reward, text_scores
 from gaejax.language.tasks import TASKS, Task, examine, share_exact
+from gaejax.language.tokenizer import Tokenizer
 
 __all__ = [
     "TASKS",
     "DecoderConfig",
     "Generation",
+    "LanguageModel",
     "Task",
     "Text",
+    "Texts",
+    "Tokenizer",
     "aggregated",
     "critic_warm_up",
     "decoder",
     "decoder_policy",
+    "encode_pairs",
+    "encode_prompts",
     "examine",
+    "fit",
     "generate",
     "group_baseline",
     "kl_in_loss",
     "kl_penalty",
     "length_adaptive_gae",
+    "preference_loss",
+    "load",
     "python_score",
+    "read_jsonl",
     "relative_position_gae",
     "sampling_logits",
+    "save",
     "score",
     "share_exact",
     "shuffle_scores",
+    "supervised_loss",
+    "text_reward",
+    "text_scores",
+    "smollm2",
     "token_environment",
     "whiten_rewards",
     "without_critic",

@@ -1,0 +1,128 @@
+"""Models in llama.cpp's file format: configuration, weights under Hugging Face's names, tokenizer."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaejax.language.decoder_config import ARCHITECTURES, DecoderConfig
+from gaejax.language.packages import package
+from gaejax.language.tokenizer import Tokenizer, make_tokenizer
+
+NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+# How texts are cut before their pieces are merged; the files only name it.
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # types of tokens
+
+
+def read_gguf(path: Path) -> tuple[DecoderConfig, dict[str, Callable[[], np.ndarray]], Tokenizer | None]:
+    """The configuration, how to read each tensor (dequantized), and the tokenizer of a .gguf file."""
+    gguf = package("gguf")
+    reader = gguf.GGUFReader(path)
+    tensors = {hugging_face_name(tensor.name): tensor for tensor in reader.tensors}
+
+    def field(name: str, default: Any = None) -> Any:
+        return reader.fields[name].contents() if name in reader.fields else default
+
+    config = read_config(field, tensors)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.kv_heads}
+    permuted = heads if field("general.architecture") == "llama" else {}
+
+    def read(name: str) -> np.ndarray:
+        array = gguf.dequantize(tensors[name].data, tensors[name].tensor_type)
+        module = name.split(".")[-2]
+        return in_halves(array, permuted[module]) if module in permuted else array
+
+    return config, {name: functools.partial(read, name) for name in tensors}, read_tokenizer(field)
+
+
+def hugging_face_name(name: str) -> str:
+    """`blk.0.attn_q.weight` as `model.layers.0.self_attn.q_proj.weight`; a name that is not known stays."""
+    *layer, module, kind = name.split(".")
+    prefix = f"model.layers.{layer[1]}." if len(layer) == 2 else ""
+    return f"{prefix}{NAMES[module]}.{kind}" if module in NAMES else name
+
+
+def in_halves(rows: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of queries or keys in Hugging Face's order, rotary pairs half a head apart; llama.cpp has them adjacent."""
+    return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def read_config(field: Callable, tensors: dict[str, Any]) -> DecoderConfig:
+    kind = field("general.architecture")
+    if kind not in ARCHITECTURES:
+        raise ValueError(f"general.architecture must be {' or '.join(ARCHITECTURES)}, got {kind!r}")
+    size, heads = field(f"{kind}.embedding_length"), field(f"{kind}.attention.head_count")
+    head_dim = field(f"{kind}.attention.key_length", size // heads)
+    scaling = field(f"{kind}.rope.scaling.type", "none")
+    return DecoderConfig.from_hugging_face(
+        {
+            "model_type": kind,
+            "vocab_size": int(tensors["model.embed_tokens.weight"].shape[-1]),
+            "hidden_size": size,
+            "num_hidden_layers": field(f"{kind}.block_count"),
+            "num_attention_heads": heads,
+            "num_key_value_heads": field(f"{kind}.attention.head_count_kv", heads),
+            "intermediate_size": field(f"{kind}.feed_forward_length"),
+            "head_dim": head_dim,
+            "max_position_embeddings": field(f"{kind}.context_length"),
+            "rope_theta": shortest(field(f"{kind}.rope.freq_base", 10_000.0)),
+            "rope_scaling": None if scaling == "none" else {"rope_type": scaling},
+            "partial_rotary_factor": field(f"{kind}.rope.dimension_count", head_dim) / head_dim,
+            "rms_norm_eps": shortest(field(f"{kind}.attention.layer_norm_rms_epsilon")),
+            "tie_word_embeddings": "lm_head.weight" not in tensors,
+        }
+    )
+
+
+def shortest(number: float) -> float:
+    """A float32 as it was written: 1e-5, not 9.99999975e-06."""
+    return float(str(np.float32(number)))
+
+
+def read_tokenizer(field: Callable) -> Tokenizer | None:
+    """The byte-level BPE that the file holds; None if it holds no tokenizer."""
+    model, cut = field("tokenizer.ggml.model", "none"), field("tokenizer.ggml.pre", "default")
+    if model in ("none", "no_vocab"):
+        return None
+    tokenizers = package("tokenizers")
+    cuts = tokenizers.pre_tokenizers
+    byte_level = functools.partial(cuts.ByteLevel, add_prefix_space=bool(field("tokenizer.ggml.add_space_prefix")))
+    known = {
+        "smollm": lambda: [cuts.Digits(individual_digits=True), byte_level()],
+        "qwen2": lambda: [cuts.Split(tokenizers.Regex(QWEN2), "isolated"), byte_level(use_regex=False)],
+        "gpt-2": lambda: [byte_level()],
+    }
+    if model != "gpt2" or cut not in known:
+        wanted = f"tokenizer.ggml.pre must be one of {', '.join(known)} for a 'gpt2' tokenizer"
+        raise ValueError(f"{wanted}, got {cut!r} for {model!r}: load the model's Hugging Face folder instead")
+    tokens, merges = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.merges")
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [tuple(pair.split(" ")) for pair in merges]))
+    backend.pre_tokenizer = cuts.Sequence(known[cut]())
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    if cut == "qwen2":
+        backend.normalizer = tokenizers.normalizers.NFC()
+    types = field("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
+    added = [(token, kind) for token, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
+    special = lambda kind: {"normalized": False, "special": kind == CONTROL}  # noqa: E731
+    backend.add_tokens([tokenizers.AddedToken(token, **special(kind)) for token, kind in added])
+    ids = (field(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "padding", "bos"))
+    return make_tokenizer(backend, *ids, field("tokenizer.chat_template"))

@@ -1,0 +1,117 @@
+"""Text to tokens and back, and conversations to text."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaejax.language.packages import package
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """The tokenizer of a pretrained model.
+
+    Attributes:
+      backend: a `tokenizers.Tokenizer`.
+      eos: the token that ends a response.
+      pad: fills rows up; where a model has none, eos.
+      bos: begins a text; None: nothing does.
+      template: of a conversation, in Jinja; None: the model knows no conversations.
+    """
+
+    backend: Any
+    eos: int
+    pad: int
+    bos: int | None = None
+    template: str | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token."""
+        return max(self.backend.get_vocab().values()) + 1
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, special ones only where the text spells them."""
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, tokens: Iterable[int], *, special: bool = False) -> str:
+        """The text of tokens `[L]`; special ones are left out unless `special`."""
+        return self.backend.decode(np.asarray(tokens, int).tolist(), skip_special_tokens=not special)
+
+    def chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+        """A conversation as the model was trained to read it.
+
+        Args:
+          messages: `{"role": "user", "content": "..."}`, in order.
+          add_generation_prompt: whether the model's answer is to follow.
+
+        Raises:
+          ValueError: if the model has no template, or its template refuses these messages.
+        """
+        if self.template is None:
+            raise ValueError(
+                "chat needs a model with a chat template, and this has none: write the prompt yourself"
+            )
+
+        def refuse(reason: str) -> None:
+            raise ValueError(f"messages must suit the model's chat template: {reason}")
+
+        spelled = lambda token: "" if token is None else self.backend.id_to_token(token)  # noqa: E731
+        jinja = package("jinja2.sandbox").ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
+        return jinja.from_string(self.template).render(
+            messages=messages,
+            add_generation_prompt=add_generation_prompt,
+            bos_token=spelled(self.bos),
+            eos_token=spelled(self.eos),
+            raise_exception=refuse,
+        )
+
+
+def make_tokenizer(backend: Any, eos: int | None, pad: int | None, bos: int | None, template: str | None) -> Tokenizer:
+    """A `Tokenizer` of what a file says; raises ValueError if that is not enough."""
+    if eos is None:
+        raise ValueError("tokenizer must have an eos token: name it as eos_token in tokenizer_config.json")
+    return Tokenizer(backend, eos, eos if pad is None else pad, bos, template)
+
+
+def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
+    """That of a Hugging Face folder whose `config.json` is given; None if there is no `tokenizer.json`."""
+    if not (folder / "tokenizer.json").exists():
+        return None
+    backend = package("tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.no_padding()
+    backend.no_truncation()
+    file = folder / "tokenizer_config.json"
+    options = json.loads(file.read_text("utf-8")) if file.exists() else {}
+
+    def token(name: str) -> int | None:
+        spelled = options.get(f"{name}_token")
+        spelled = spelled["content"] if isinstance(spelled, dict) else spelled
+        found = config.get(f"{name}_token_id") if spelled is None else backend.token_to_id(spelled)
+        return found[0] if isinstance(found, list) else found
+
+    template = options.get("chat_template")
+    if isinstance(template, list):
+        template = {each["name"]: each["template"] for each in template}.get("default")
+    if (file := folder / "chat_template.jinja").exists():
+        template = file.read_text("utf-8")
+    return make_tokenizer(backend, token("eos"), token("pad"), token("bos"), template)
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> dict[str, int]:
+    """Writes `tokenizer.json` and `tokenizer_config.json`; returns what `config.json` says of it."""
+    tokenizer.backend.save(str(folder / "tokenizer.json"))
+    special = {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad}
+    special = {name: token for name, token in special.items() if token is not None}
+    options = {f"{name}_token": tokenizer.backend.id_to_token(token) for name, token in special.items()}
+    options |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    if tokenizer.template is not None:
+        options["chat_template"] = tokenizer.template
+    (folder / "tokenizer_config.json").write_text(json.dumps(options, indent=2, ensure_ascii=False), "utf-8")
+    return {f"{name}_token_id": token for name, token in special.items()}
