@@ -53,9 +53,7 @@ class Tokenizer:
           ValueError: if the model has no template, or its template refuses these messages.
         """
         if self.template is None:
-            raise ValueError(
-                "chat needs a model with a chat template, and this has none: write the prompt yourself"
-            )
+            raise ValueError("chat needs a model with a chat template, and this has none: write the prompt yourself")
 
         def refuse(reason: str) -> None:
             raise ValueError(f"messages must suit the model's chat template: {reason}")
