@@ -106,9 +106,7 @@ def from_hub(name: str) -> Path:
         return Path(package("huggingface_hub").snapshot_download(name, allow_patterns=wanted))
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"path must be 'hub:owner/name' of a model that can be fetched, got {name!r}: {reason}"
-        ) from error
+        raise ValueError(f"path must name a model that can be fetched, got 'hub:{name}': {reason}") from error
 
 
 def check_tokenizer(config: DecoderConfig, tokenizer: Tokenizer | None) -> None:

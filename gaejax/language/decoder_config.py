@@ -82,16 +82,15 @@ class DecoderConfig:
         if self.positions != "rotary":
             raise ValueError(f"positions must be 'rotary' in a Hugging Face model, got {self.positions!r}")
         kind = "qwen2" if self.qkv_bias else "llama"
-        own = {"positions", "qkv_bias"} | ({"initializer_range"} if self.initializer_range is None else set())
+        shared = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         return {
             "architectures": [ARCHITECTURES[kind]],
             "model_type": kind,
             "hidden_act": "silu",
             "dtype": "float32",
-            **{name: value for name, value in dataclasses.asdict(self).items() if name not in own},
+            **{name: value for name, value in shared.items() if name not in ("positions", "qkv_bias")},
             "num_key_value_heads": self.kv_heads,
             "intermediate_size": self.intermediate_size or 4 * self.hidden_size,
-            "head_dim": self.head_size,
         }
 
     def validate(self) -> None:
