@@ -138,12 +138,16 @@ def rollout(
 
 def replay(act: Act, trajectory: Trajectory) -> tuple[Any, Any]:
     """The distributions and values of every step and of what follows the last, from one `apply` over `T + 1` steps."""
-    observations, resets = jax.tree.map(
+    return act(trajectory.initial_carry, *with_last(trajectory))[1:]
+
+
+def with_last(trajectory: Trajectory) -> tuple[Any, jax.Array]:
+    """Observations and resets `[T + 1, N, ...]`, of every step and of what follows the last."""
+    return jax.tree.map(
         lambda steps, last: jnp.concatenate([steps, last[None]]),
         (trajectory.observations, trajectory.resets),
         (trajectory.last_observation, trajectory.last_reset),
     )
-    return act(trajectory.initial_carry, observations, resets)[1:]
 
 
 def trajectory_values(act: Act, trajectory: Trajectory) -> tuple[jax.Array, jax.Array]:

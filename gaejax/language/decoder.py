@@ -12,19 +12,22 @@ from gaejax.policies.attention import Cache, View, empty_cache, look, rotate, wr
 from gaejax.policies.core import Body, sequential
 
 
-def decoder(config: DecoderConfig, remat: bool = False) -> Body:
+def decoder(config: DecoderConfig, remat: bool = False, layers: range | None = None) -> Body:
     """The trunk as a body: tokens `[T, N]` to features `[T, N, hidden_size]` behind the last norm.
 
     Args:
       config: its shape.
       remat: whether each layer is computed again for the gradient, instead of kept.
+      layers: those of a part of it (default: all). The part with the first layer reads tokens, another one the features
+        `[T, N, hidden_size]` of the part before; that with the last layer has the norm. All take one tree of params.
     """
     config.validate()
-    module = Decoder(config, remat)
+    layers = range(config.num_hidden_layers) if layers is None else layers
+    module = Decoder(config, layers, remat)
 
     def initial_carry(batch: int) -> Cache:
         shape = (config.kv_heads, config.head_size)
-        return empty_cache(batch, config.num_hidden_layers, config.max_position_embeddings, shape)
+        return empty_cache(batch, len(layers), config.max_position_embeddings, shape)
 
     return sequential(module.init, module.apply, initial_carry)
 
@@ -37,33 +40,45 @@ def weights(config: DecoderConfig) -> Any:
 
 
 class Decoder(nn.Module):
-    """`[T, N]` tokens to `[T, N, hidden_size]`, products on the folded axis; submodules have Hugging Face's names."""
+    """Some layers, `[T, N]` tokens or `[T, N, hidden_size]` features to such features, products on the folded axis;
+    submodules have Hugging Face's names."""
 
     config: DecoderConfig
+    layers: range
     remat: bool = False
 
     @nn.compact
-    def __call__(self, cache: Cache, tokens: jax.Array, resets: jax.Array) -> tuple[Cache, jax.Array]:
+    def __call__(self, cache: Cache, inputs: jax.Array, resets: jax.Array) -> tuple[Cache, jax.Array]:
         config = self.config
         context = config.max_position_embeddings
         if cache.positions.shape[1] != context:
             held = f"carry holds {cache.positions.shape[1]} steps where the decoder's context is {context}"
             raise ValueError(f"{held}: take it from this policy's initial_carry")
         view, positions, position = look(cache, resets)
-        embedding = self.param("embed_tokens", nn.initializers.normal(0.02), (config.vocab_size, config.hidden_size))
-        features = embedding[tokens.reshape(-1)]
-        if config.positions == "learned":
-            table = self.param("embed_positions", nn.initializers.normal(0.02), (context, config.hidden_size))
-            features = features + table[view.positions.reshape(-1) % context]
+        if self.layers.start == 0:
+            features = self.embed(inputs.reshape(-1), view.positions.reshape(-1))
+        else:
+            features = inputs.reshape(-1, config.hidden_size)
         block = nn.remat(Block) if self.remat else Block
         keys, values = [], []
-        for layer, ring in enumerate(zip(cache.keys, cache.values, strict=True)):
+        for layer, *ring in zip(self.layers, cache.keys, cache.values, strict=True):
             features, key, value = block(config, name=f"layers_{layer}")(features, *ring, view)
             keys.append(key)
             values.append(value)
         slot = (cache.slot + resets.shape[0]) % context
-        features = RMSNorm(config.rms_norm_eps, name="norm")(features).reshape(*resets.shape, config.hidden_size)
+        if self.layers.stop == config.num_hidden_layers:
+            features = RMSNorm(config.rms_norm_eps, name="norm")(features)
+        features = features.reshape(*resets.shape, config.hidden_size)
         return Cache(tuple(keys), tuple(values), positions, position, slot), features
+
+    def embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        config, normal = self.config, nn.initializers.normal(0.02)
+        features = self.param("embed_tokens", normal, (config.vocab_size, config.hidden_size))[tokens]
+        if config.positions == "learned":
+            context = config.max_position_embeddings
+            table = self.param("embed_positions", normal, (context, config.hidden_size))
+            features = features + table[positions % context]
+        return features
 
 
 class RMSNorm(nn.Module):

@@ -19,12 +19,15 @@ class Policy(NamedTuple):
         observations and `[T, N]` booleans; `resets[t]` says that observation t starts an episode, so the carry is
         cleared before it is read. `values` is `[T, N]`, or a `CategoricalValue` over it.
       observation_space: what it was made for, if known; `gaejax.testing.check_policy` draws from it.
+      encode: `(params, carry, observations, resets) -> (carry, encoded)`, where a part of the policy is frozen: what
+        that part makes of observations, which `apply` takes in their place (`gaejax.algorithms.transforms.encode_once`).
     """
 
     init: Callable
     initial_carry: Callable
     apply: Callable
     observation_space: Space | None = None
+    encode: Callable | None = None
 
 
 class Body(NamedTuple):
