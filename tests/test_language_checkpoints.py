@@ -18,7 +18,8 @@ from gaejax.language import DecoderConfig, LanguageModel, Tokenizer, decoder_pol
 
 GOLDEN = Path(__file__).parent / "golden" / "language"
 EXPECTED = dict(np.load(GOLDEN / "expected.npz"))
-MODELS = {"llama": "llama", "qwen2": "qwen2", "smollm2": "smollm2", "llama.gguf": "llama"}
+MODELS = {"llama": "llama", "qwen2": "qwen2", "smollm2": "smollm2", "llama.gguf": "llama", "qwen2.gguf": "qwen2"}
+PARTS = ("tokens", "lengths", "right", "left", "new_tokens", "new_logits")
 STEPS = 12
 read = functools.cache(lambda name: load(GOLDEN / name, context=STEPS))
 
@@ -36,10 +37,7 @@ def logits_of(model, tokens, resets, carry=None):
 
 
 def golden(name):
-    return {key: EXPECTED[f"{MODELS[name]}/{key}"] for key in ("tokens", "lengths", "right", "left", *NEW)}
-
-
-NEW = ("new_tokens", "new_logits")
+    return {key: EXPECTED[f"{MODELS[name]}/{key}"] for key in PARTS}
 
 
 def assert_equal_logits(found, expected, where=True):
@@ -98,12 +96,14 @@ def test_weights_in_halves_are_read_as_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 
-def test_a_gguf_file_holds_what_the_folder_holds():
-    folder, file = read("llama"), read("llama.gguf")
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_a_gguf_file_holds_what_the_folder_holds(name):
+    folder, file = read(name), read(f"{name}.gguf")
     assert jax.tree.all(jax.tree.map(np.array_equal, folder.params, file.params))
-    config = DecoderConfig(**{**vars(folder.config), "initializer_range": None})
-    assert file.config == config
-    assert file.tokenizer.backend.get_vocab() == folder.tokenizer.backend.get_vocab()
+    unsaid = dict(initializer_range=None, head_dim=4)
+    assert file.config == DecoderConfig(**{**vars(folder.config), **unsaid})
+    if name == "llama":
+        assert file.tokenizer.backend.get_vocab() == folder.tokenizer.backend.get_vocab()
 
 
 @pytest.mark.parametrize("name", ["llama", "llama.gguf"])
@@ -179,6 +179,15 @@ REFUSED = {
         lambda path: load(changed(path, "llama", vocab_size=40)),
         "tokenizer must fit the model's vocab_size = 40, got one of 48 tokens",
     ),
+    "architecture of a gguf file": (
+        lambda path: load(written_gguf(path, "gpt2")),
+        "general.architecture must be llama or qwen2, got 'gpt2'",
+    ),
+    "half a gguf file": (lambda path: load(written_gguf(path, "llama")), "model.gguf lacks llama.embedding_length"),
+    "tokenizer of a gguf file": (
+        lambda path: load(written_gguf(path, "llama", "bloom")),
+        "tokenizer.ggml.pre must be one of smollm, qwen2, gpt-2 .*, got 'bloom' for 'gpt2': ",
+    ),
     "missing": (
         lambda path: load(changed(path, tensors=without("model.norm.weight"))),
         "got missing model.norm.weight: ",
@@ -221,6 +230,23 @@ REFUSED = {
         "messages must suit the model's chat template: no system",
     ),
 }
+
+
+def written_gguf(path, kind, pre=None):
+    import gguf
+
+    writer = gguf.GGUFWriter(path / "model.gguf", kind)
+    if pre:
+        for size in ("embedding_length", "head_count", "block_count", "feed_forward_length", "context_length"):
+            getattr(writer, f"add_{size}")(2)
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_vocab_size(8)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(pre)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path / "model.gguf"
 
 
 def without_weights(path):

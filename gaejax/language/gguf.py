@@ -38,8 +38,10 @@ def read_gguf(path: Path) -> tuple[DecoderConfig, dict[str, Callable[[], np.ndar
     reader = gguf.GGUFReader(path)
     tensors = {hugging_face_name(tensor.name): tensor for tensor in reader.tensors}
 
-    def field(name: str, default: Any = None) -> Any:
-        return reader.fields[name].contents() if name in reader.fields else default
+    def field(name: str, *default: Any) -> Any:
+        if name not in reader.fields and not default:
+            raise ValueError(f"path must be a model's whole .gguf file, and {path} lacks {name}")
+        return reader.fields[name].contents() if name in reader.fields else default[0]
 
     config = read_config(field, tensors)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.kv_heads}
@@ -55,9 +57,10 @@ def read_gguf(path: Path) -> tuple[DecoderConfig, dict[str, Callable[[], np.ndar
 
 def hugging_face_name(name: str) -> str:
     """`blk.0.attn_q.weight` as `model.layers.0.self_attn.q_proj.weight`; a name that is not known stays."""
-    *layer, module, kind = name.split(".")
-    prefix = f"model.layers.{layer[1]}." if len(layer) == 2 else ""
-    return f"{prefix}{NAMES[module]}.{kind}" if module in NAMES else name
+    parts = name.split(".")
+    if len(parts) < 2 or (module := parts[-2]) not in NAMES:
+        return name
+    return ".".join([*(["model.layers", parts[1]] if parts[0] == "blk" else []), NAMES[module], parts[-1]])
 
 
 def in_halves(rows: np.ndarray, heads: int) -> np.ndarray:
@@ -71,11 +74,12 @@ def read_config(field: Callable, tensors: dict[str, Any]) -> DecoderConfig:
         raise ValueError(f"general.architecture must be {' or '.join(ARCHITECTURES)}, got {kind!r}")
     size, heads = field(f"{kind}.embedding_length"), field(f"{kind}.attention.head_count")
     head_dim = field(f"{kind}.attention.key_length", size // heads)
+    embedding = tensors.get("model.embed_tokens.weight")
     scaling = field(f"{kind}.rope.scaling.type", "none")
     return DecoderConfig.from_hugging_face(
         {
             "model_type": kind,
-            "vocab_size": int(tensors["model.embed_tokens.weight"].shape[-1]),
+            "vocab_size": int(embedding.shape[-1]) if embedding is not None else field(f"{kind}.vocab_size"),
             "hidden_size": size,
             "num_hidden_layers": field(f"{kind}.block_count"),
             "num_attention_heads": heads,
@@ -104,7 +108,9 @@ def read_tokenizer(field: Callable) -> Tokenizer | None:
         return None
     tokenizers = package("tokenizers")
     cuts = tokenizers.pre_tokenizers
-    byte_level = functools.partial(cuts.ByteLevel, add_prefix_space=bool(field("tokenizer.ggml.add_space_prefix")))
+    byte_level = functools.partial(
+        cuts.ByteLevel, add_prefix_space=bool(field("tokenizer.ggml.add_space_prefix", False))
+    )
     known = {
         "smollm": lambda: [cuts.Digits(individual_digits=True), byte_level()],
         "qwen2": lambda: [cuts.Split(tokenizers.Regex(QWEN2), "isolated"), byte_level(use_regex=False)],
@@ -124,5 +130,5 @@ def read_tokenizer(field: Callable) -> Tokenizer | None:
     added = [(token, kind) for token, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
     special = lambda kind: {"normalized": False, "special": kind == CONTROL}  # noqa: E731
     backend.add_tokens([tokenizers.AddedToken(token, **special(kind)) for token, kind in added])
-    ids = (field(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "padding", "bos"))
-    return make_tokenizer(backend, *ids, field("tokenizer.chat_template"))
+    ids = (field(f"tokenizer.ggml.{name}_token_id", None) for name in ("eos", "padding", "bos"))
+    return make_tokenizer(backend, *ids, field("tokenizer.chat_template", None))

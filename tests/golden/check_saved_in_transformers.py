@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 GOLDEN = Path(__file__).parent / "language"
-NAMES = {"llama": "llama", "qwen2": "qwen2", "smollm2": "smollm2", "llama.gguf": "llama"}
+NAMES = {"llama": "llama", "qwen2": "qwen2", "smollm2": "smollm2", "llama.gguf": "llama", "qwen2.gguf": "qwen2"}
 
 
 def write(folder: Path) -> None:

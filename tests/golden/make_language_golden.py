@@ -94,10 +94,10 @@ def expected(model: torch.nn.Module) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in results.items()}
 
 
-def write_gguf(path: Path, model: torch.nn.Module, fast: transformers.PreTrainedTokenizerFast) -> None:
-    """As llama.cpp's converter does: rotary pairs of queries and keys side by side."""
-    config, writer = model.config, gguf.GGUFWriter(path, "llama")
-    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+def write_gguf(path: Path, model: torch.nn.Module, fast: transformers.PreTrainedTokenizerFast | None) -> None:
+    """As llama.cpp's converter does: with rotary pairs of queries and keys side by side in a Llama, not in a Qwen2."""
+    config, kind = model.config, model.config.model_type
+    writer = gguf.GGUFWriter(path, kind)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
@@ -106,23 +106,25 @@ def write_gguf(path: Path, model: torch.nn.Module, fast: transformers.PreTrained
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_count(config.head_dim)
-    tokens = sorted(fast.get_vocab(), key=fast.get_vocab().get)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3 if token in SPECIAL else 1 for token in tokens])
-    writer.add_token_merges([" ".join(pair) for pair in MERGES])
-    writer.add_eos_token_id(0)
-    writer.add_bos_token_id(1)
-    writer.add_chat_template(TEMPLATE)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    if fast is not None:
+        tokens = sorted(fast.get_vocab(), key=fast.get_vocab().get)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("smollm")
+        writer.add_token_list(tokens)
+        writer.add_token_types([3 if token in SPECIAL else 1 for token in tokens])
+        writer.add_token_merges([" ".join(pair) for pair in MERGES])
+        writer.add_eos_token_id(0)
+        writer.add_bos_token_id(1)
+        writer.add_chat_template(TEMPLATE)
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads} if kind == "llama" else {}
+    architecture = {value: key for key, value in gguf.MODEL_ARCH_NAMES.items()}[kind]
+    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     for name, weight in model.state_dict().items():
-        module, _, kind = name.rpartition(".")
+        module, _, part = name.rpartition(".")
         array, module = weight.numpy(), names.get_name(module)
-        if (part := module.split(".")[-1]) in heads:
-            array = array.reshape(heads[part], 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
-        writer.add_tensor(f"{module}.{kind}", array)
+        if (last := module.split(".")[-1]) in heads:
+            array = array.reshape(heads[last], 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
+        writer.add_tensor(f"{module}.{part}", array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -141,7 +143,8 @@ def main() -> None:
         arrays |= {f"{name}/{key}": value for key, value in expected(model).items()}
         if name == "llama":
             fast.save_pretrained(FOLDER / name)
-            write_gguf(FOLDER / "llama.gguf", model, fast)
+        if name != "smollm2":
+            write_gguf(FOLDER / f"{name}.gguf", model, fast if name == "llama" else None)
     texts = {f"text {i}": np.array([text]) for i, text in enumerate(TEXTS)}
     ids = {f"ids {i}": np.array(fast(text, add_special_tokens=False).input_ids) for i, text in enumerate(TEXTS)}
     render = lambda flag: fast.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=flag)  # noqa: E731
