@@ -5,7 +5,6 @@ uv run experiments/evaluate.py runs/CartPole-v1-... --episodes 256 --greedy
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import numpy as np
 import tyro
 
 from gaejax.training import evaluate_seeds, load_states
+from gaejax.training.scripts import run_script
 
 
 @dataclasses.dataclass
@@ -47,7 +47,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -13,7 +13,6 @@ that are answered exactly, greedily, as plain Python checks it.
 import argparse
 import dataclasses
 import json
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -21,11 +20,10 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import tyro
 
 import gaejax
-from gaejax.algorithms import Algorithm, Transform
+from gaejax.algorithms import Algorithm
 from gaejax.language import (
     TASKS,
     DecoderConfig,
@@ -41,9 +39,10 @@ from gaejax.language import (
     without_critic,
 )
 from gaejax.language.tasks import ALPHABET, decode
-from gaejax.language.texts import spans, tokens
 from gaejax.training import run_experiment
-from gaejax.training.experiment import load_states
+from gaejax.training.experiment import Run, load_states
+from gaejax.training.samples import show_texts
+from gaejax.training.scripts import is_resuming, resumed, run_script
 
 SIZES = {"reverse": 5, "translation": 5, "sort": 8, "addition": 2, "question_answering": 4, "summary": 3}
 UPDATES = {"reverse": 70, "translation": 70, "sort": 600, "addition": 1500, "question_answering": 80, "summary": 80}
@@ -91,18 +90,13 @@ class Options:
     """Updates between two samples on the screen; 0: none."""
 
 
-@dataclasses.dataclass(frozen=True)
-class LanguageExperiment:
-    """All that it takes to run a training again, as `run_experiment` wants it."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageExperiment(Run):
+    """A task for a language model from scratch, as `run_experiment` wants it."""
 
     options: Options
-    config: gaejax.PPOConfig
     decoder: DecoderConfig
-    total_steps: int
-    num_seeds: int = 1
-    seed: int = 0
     eval_episodes: int = 256
-    warm_start: str | None = None
 
     @property
     def task(self) -> Task:
@@ -135,7 +129,7 @@ class LanguageExperiment:
                 "dr_grpo": aggregated(without_critic, "constant", max_length=self.task.max_response),
             }[options.baseline]
         if options.show_every:
-            transforms.append(show(options.show_every))
+            transforms.append(show_texts(decode, options.show_every))
         reward = {"reward": right_token, "dense": True} if options.dense else {}
         environment = self.task.environment(group_size=options.group_size if groups else 1, **reward)
         schedules = critic_warm_up(options.warm_up) if options.warm_up else {"entropy_coefficient": "linear"}
@@ -143,26 +137,15 @@ class LanguageExperiment:
         return gaejax.ppo(environment, policy, **parts)
 
     def validate(self) -> None:
-        for name in ("total_steps", "num_seeds", "eval_episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        super().validate()
         needed, context = steps(self.task) + 1, self.decoder.max_position_embeddings
         if context < needed:
             raise ValueError(f"max_position_embeddings must be at least {needed} for {self.name}, got {context}")
-        self.config.validate()
         self.decoder.validate()
 
-    def save(self, path: Path) -> None:
-        text = json.dumps(dataclasses.asdict(self), indent=2, default=lambda number: number.item())
-        path.write_text(text + "\n")
-
     @classmethod
-    def load(cls, path: Path) -> "LanguageExperiment":
-        if not path.is_file():
-            raise ValueError(f"{path.parent} holds no run: there is no {path.name} in it")
-        fields = json.loads(path.read_text())
-        kinds = {"options": Options, "config": gaejax.PPOConfig, "decoder": DecoderConfig}
-        return cls(**{**fields, **{name: kind(**fields[name]) for name, kind in kinds.items()}})
+    def parts(cls, fields: dict[str, Any]) -> dict[str, type]:
+        return {"options": Options, "config": gaejax.PPOConfig, "decoder": DecoderConfig}
 
 
 def steps(task: Task) -> int:
@@ -183,25 +166,6 @@ def decoupled(value_lambda: float) -> Any:
         return gaejax.decoupled_gae(gae_lambda=gae_lambda, value_lambda=value_lambda, **arrays)
 
     return estimator
-
-
-def show(every: int, count: int = 3) -> Transform:
-    """Prints the first rows' texts now and then."""
-
-    def on_host(updates: Any, written: Any, first: Any, end: Any) -> None:
-        if int(updates) % every == 0:
-            texts = (decode(row) for row in np.asarray(written).T)
-            cut = (f"{text[: f + 1]}{text[f + 1 : e + 2]}" for text, f, e in zip(texts, first, end, strict=True))
-            print(f"update {int(updates):4d}:  " + "   ".join(cut), flush=True)
-
-    def apply(state: tuple, trajectory: gaejax.Trajectory, training_state: Any) -> tuple:
-        where, index = spans(trajectory), jnp.arange(trajectory.mask.shape[0])[:, None]
-        end = jnp.min(jnp.where(where.complete, index, len(index) - 1), axis=0)
-        shown = (tokens(trajectory)[:, :count], where.first[0, :count], end[:count])
-        jax.debug.callback(on_host, training_state.updates, *shown)
-        return state, trajectory, {}
-
-    return Transform(lambda params: (), apply)
 
 
 def exact(experiment: LanguageExperiment, states: Any) -> list[float]:
@@ -268,22 +232,10 @@ def parse(argv: list[str]) -> tuple[LanguageExperiment, Path]:
     return LanguageExperiment(config=config, total_steps=total_steps, **fields), output
 
 
-def resumed(argv: list[str]) -> tuple[LanguageExperiment, Path]:
-    """The experiment and the folder of `--resume RUN [--total-steps N]`."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--resume", type=Path)
-    parser.add_argument("--total-steps", "--total_steps", type=int)
-    parsed, rest = parser.parse_known_args(argv)
-    if rest:
-        raise ValueError(f"a run is resumed with its own configuration: only --total-steps can be given, not {rest[0]}")
-    experiment = LanguageExperiment.load(parsed.resume / "config.json")
-    return dataclasses.replace(experiment, total_steps=parsed.total_steps or experiment.total_steps), parsed.resume
-
-
 def main(argv: list[str]) -> dict:
     started = time.perf_counter()
-    resuming = any(argument.split("=")[0] == "--resume" for argument in argv)
-    experiment, output = resumed(argv) if resuming else parse(argv)
+    resuming = is_resuming(argv)
+    experiment, output = resumed(argv, LanguageExperiment) if resuming else parse(argv)
     summary = run_experiment(experiment, output, resume=resuming)
     summary["exact"] = exact(experiment, load_states(output, LanguageExperiment)[2])
     summary["wall_seconds"] = time.perf_counter() - started
@@ -298,9 +250,4 @@ def main(argv: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted before there was anything to keep")
+    run_script(main)

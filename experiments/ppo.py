@@ -5,7 +5,9 @@ uv run experiments/ppo.py                                    # CartPole-v1, five
 
 import sys
 
-from train import run
+from train import main
+
+from gaejax.training.scripts import run_script
 
 if __name__ == "__main__":
-    run(["--algorithm", "ppo", *sys.argv[1:]])
+    run_script(main, ["--algorithm", "ppo", *sys.argv[1:]])

@@ -10,7 +10,6 @@ uv run experiments/train.py --resume runs/CartPole-v1-...      # go on where it 
 import argparse
 import ast
 import dataclasses
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
@@ -21,6 +20,7 @@ from gaejax.algorithms import ALGORITHMS
 from gaejax.environments import make
 from gaejax.policies import PolicyOptions
 from gaejax.training import Experiment, preset, run_experiment
+from gaejax.training.scripts import is_resuming, resumed, run_script
 
 Config = TypeVar("Config")
 
@@ -115,26 +115,10 @@ def algorithm_options(arguments: Arguments) -> dict:
     return chosen | ({"schedules": schedules} if schedules else {})
 
 
-def resumed(argv: list[str]) -> tuple[Path, Experiment]:
-    """The folder and the experiment of `--resume RUN [--total-steps N]`."""
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--resume", type=Path)
-    parser.add_argument("--total-steps", "--total_steps", type=int)
-    parsed, rest = parser.parse_known_args(argv)
-    if rest:
-        raise ValueError(f"a run is resumed with its own configuration: only --total-steps can be given, not {rest[0]}")
-    experiment = Experiment.load(parsed.resume / "config.json")
-    total_steps = parsed.total_steps or experiment.total_steps
-    anneal_steps = experiment.config.anneal_steps
-    if anneal_steps is not None and total_steps > anneal_steps:
-        print(f"note: the learning rate stays at 0 after {anneal_steps:,.0f} steps, where the run's schedule ends")
-    return parsed.resume, dataclasses.replace(experiment, total_steps=total_steps)
-
-
 def main(argv: list[str]) -> dict:
-    resuming = any(argument.split("=")[0] == "--resume" for argument in argv)
+    resuming = is_resuming(argv)
     if resuming:
-        output, experiment = resumed(argv)
+        experiment, output = resumed(argv, Experiment)
     else:
         arguments = parse(argv)
         experiment = Experiment(
@@ -179,15 +163,5 @@ def print_report(report: list[dict]) -> None:
     Console().print(table)
 
 
-def run(argv: list[str]) -> None:
-    """`main` from the shell: what went wrong in one line."""
-    try:
-        main(argv)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted before there was anything to keep")
-
-
 if __name__ == "__main__":
-    run(sys.argv[1:])
+    run_script(main)

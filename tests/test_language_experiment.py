@@ -55,9 +55,9 @@ def test_what_cannot_be_run_is_refused_in_one_line(script, arguments, words):
 def test_a_resumed_run_takes_its_own_configuration(script, tmp_path):
     experiment, _ = script.parse([])
     experiment.save(tmp_path / "config.json")
-    resumed, folder = script.resumed(["--resume", str(tmp_path), "--total-steps", "7"])
+    resumed, folder = script.resumed(["--resume", str(tmp_path), "--total-steps", "7"], script.LanguageExperiment)
     assert folder == tmp_path and resumed.total_steps == 7 and resumed.config == experiment.config
     with pytest.raises(ValueError, match="only --total-steps can be given, not --size"):
-        script.resumed(["--resume", str(tmp_path), "--size", "3"])
+        script.resumed(["--resume", str(tmp_path), "--size", "3"], script.LanguageExperiment)
     with pytest.raises(ValueError, match="holds no run"):
-        script.resumed(["--resume", str(tmp_path / "nothing")])
+        script.resumed(["--resume", str(tmp_path / "nothing")], script.LanguageExperiment)

@@ -23,7 +23,7 @@ from gaejax.training import PRESETS, Experiment, load_states, num_updates, prese
 
 ROOT = Path(__file__).parent.parent
 CONFIG = gaejax.PPOConfig(num_envs=4, num_steps=32, num_epochs=2, learning_rate=1e-3, anneal_steps=1280.0)
-EXPERIMENT = Experiment("CartPole-v1", CONFIG, total_steps=1280, num_seeds=2, eval_episodes=8)
+EXPERIMENT = Experiment(environment="CartPole-v1", config=CONFIG, total_steps=1280, num_seeds=2, eval_episodes=8)
 
 
 @pytest.fixture(scope="module")

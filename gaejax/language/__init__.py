@@ -14,11 +14,19 @@ from gaejax.language.environment import token_environment
 from gaejax.language.generate import Generation, generate
 from gaejax.language.groups import group_baseline, without_critic
 from gaejax.language.kl import kl_in_loss, kl_penalty
+from gaejax.language.lora import lora, merged
 from gaejax.language.packages import smollm2
 from gaejax.language.policy import decoder_policy, sampling_logits
 from gaejax.language.prompts import Text
 from gaejax.language.scores import python_score, score, shuffle_scores, whiten_rewards
-from gaejax.language.supervised import fit, preference_loss, supervised_loss, text_reward, text_scores
+from gaejax.language.supervised import (
+    fit,
+    preference_loss,
+    response_log_probs,
+    supervised_loss,
+    text_reward,
+    text_scores,
+)
 from gaejax.language.tasks import TASKS, Task, examine, share_exact
 from gaejax.language.tokenizer import Tokenizer
 
@@ -45,10 +53,13 @@ __all__ = [
     "kl_penalty",
     "length_adaptive_gae",
     "load",
+    "lora",
+    "merged",
     "preference_loss",
     "python_score",
     "read_jsonl",
     "relative_position_gae",
+    "response_log_probs",
     "sampling_logits",
     "save",
     "score",

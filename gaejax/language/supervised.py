@@ -39,14 +39,25 @@ def supervised_loss(policy: Policy, params: Any, texts: Texts) -> tuple[jax.Arra
     Raises:
       ValueError: if texts are longer than the policy's context.
     """
+    log_probs, mask, accuracy = _responses(policy, params, texts)
+    return -masked_mean(log_probs, mask), {"accuracy": masked_mean(accuracy, mask)}
+
+
+def response_log_probs(policy: Policy, params: Any, texts: Texts) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities `[L - 1, B]` of the tokens of responses in texts `[B, L]`, 0 elsewhere, and where these are."""
+    log_probs, mask, _ = _responses(policy, params, texts)
+    return jnp.where(mask, log_probs, 0), mask
+
+
+def _responses(policy: Policy, params: Any, texts: Texts) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of every token behind the first: its log-probability, whether it is a response's, whether the most probable."""
     tokens = texts.tokens.T
     check_context(policy, len(tokens) - 1)
     _, distributions, _ = _read(policy, params, tokens[:-1])
     written = jnp.arange(1, len(tokens))[:, None]
     mask = (written >= texts.prompt_lengths) & (written < texts.lengths)
     targets = jnp.where(mask, tokens[1:], 0)
-    accuracy = masked_mean(distributions.mode() == targets, mask)
-    return -masked_mean(distributions.log_prob(targets), mask), {"accuracy": accuracy}
+    return distributions.log_prob(targets), mask, distributions.mode() == targets
 
 
 def preference_loss(

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,51 +32,40 @@ SECONDS_PER_CALL = 0.5
 SECONDS_PER_CHECKPOINT = 60
 
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """All that it takes to run a training again: what is written to `config.json`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What `run_experiment` takes: all that it takes to run a training again, as it is written to `config.json`.
 
-    `run_experiment` takes any dataclass with these methods and `name`, `config`, `total_steps`, `num_seeds`, `seed`,
-    `eval_episodes` and `warm_start`.
+    A kind of run is a subclass, a dataclass of more fields, that has a `name` and `build`s its algorithm.
 
     Attributes:
-      environment: a name that `gaejax.make` takes, and `environment_arguments` for it.
-      policy: `gaejax.policies.PolicyOptions`, those that are not its defaults.
       config: the algorithm's hyperparameters.
-      algorithm: one of `gaejax.algorithms.ALGORITHMS`, and `options`, arguments of it that are names: its objective or
-        baseline, an estimator, schedules by field.
       total_steps: rows to collect for each seed.
       num_seeds: how many runs, vmapped; `seed` is where their keys come from.
       eval_episodes: episodes of the final evaluation of each seed.
       warm_start: the folder of a run whose policies the seeds start from.
     """
 
-    environment: str
     config: Any
     total_steps: int
-    num_seeds: int = 5
+    num_seeds: int = 1
     seed: int = 0
     eval_episodes: int = 64
-    environment_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
-    policy: dict[str, Any] = dataclasses.field(default_factory=dict)
-    algorithm: str = "ppo"
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
     warm_start: str | None = None
+
+    curves: ClassVar[tuple[str, ...]] = ("episode_return",)
+    """The columns of `metrics.csv` that `curve.png` shows."""
+    is_evaluated: ClassVar[bool] = True
+    """Whether episodes are played at the end; false where their returns say nothing and a script has its own way."""
 
     @property
     def name(self) -> str:
         """What it is called in summaries and pictures."""
-        return self.environment
+        raise NotImplementedError
 
     def build(self) -> Algorithm:
         """The algorithm, bound to its environment and policy."""
-        rung = ALGORITHMS[self.algorithm]
-        environment = make(self.environment, **self.environment_arguments)
-        policy = make_policy(environment, action_values=rung.action_values, **self.policy)
-        try:
-            return rung.make(environment, policy, **self.options)
-        except TypeError as error:  # an option that this algorithm has not
-            raise ValueError(f"options of {self.algorithm} do not fit: {error}") from error
+        raise NotImplementedError
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, for what cannot be run."""
@@ -90,16 +79,56 @@ class Experiment:
         path.write_text(text + "\n")
 
     @classmethod
-    def load(cls, path: Path) -> "Experiment":
+    def parts(cls, fields: dict[str, Any]) -> dict[str, type]:
+        """The classes of the fields that are dataclasses themselves."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, path: Path) -> "Run":
         """Reads what `save` wrote. Raises ValueError if there is nothing."""
         if not path.is_file():
             raise ValueError(f"{path.parent} holds no run: there is no {path.name} in it")
         fields = json.loads(path.read_text())
-        config = ALGORITHMS[fields.get("algorithm", "ppo")].config
-        return cls(**{**fields, "config": config(**fields["config"])})
+        return cls(**{**fields, **{name: kind(**fields[name]) for name, kind in cls.parts(fields).items()}})
 
 
-def initial_states(experiment: Experiment, algorithm: Algorithm) -> Any:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment(Run):
+    """Training in an environment, by name.
+
+    Attributes:
+      environment: a name that `gaejax.make` takes, and `environment_arguments` for it.
+      policy: `gaejax.policies.PolicyOptions`, those that are not its defaults.
+      algorithm: one of `gaejax.algorithms.ALGORITHMS`, and `options`, arguments of it that are names: its objective or
+        baseline, an estimator, schedules by field.
+    """
+
+    environment: str
+    num_seeds: int = 5
+    environment_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    policy: dict[str, Any] = dataclasses.field(default_factory=dict)
+    algorithm: str = "ppo"
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.environment
+
+    def build(self) -> Algorithm:
+        rung = ALGORITHMS[self.algorithm]
+        environment = make(self.environment, **self.environment_arguments)
+        policy = make_policy(environment, action_values=rung.action_values, **self.policy)
+        try:
+            return rung.make(environment, policy, **self.options)
+        except TypeError as error:  # an option that this algorithm has not
+            raise ValueError(f"options of {self.algorithm} do not fit: {error}") from error
+
+    @classmethod
+    def parts(cls, fields: dict[str, Any]) -> dict[str, type]:
+        return {"config": ALGORITHMS[fields.get("algorithm", "ppo")].config}
+
+
+def initial_states(experiment: Run, algorithm: Algorithm) -> Any:
     """The training states of all seeds, stacked."""
     keys = jax.random.split(jax.random.key(experiment.seed), experiment.num_seeds)
     source = None
@@ -118,7 +147,7 @@ def initial_states(experiment: Experiment, algorithm: Algorithm) -> Any:
     return jax.jit(lambda *seeds: jax.lax.map(init, seeds))(keys, source)
 
 
-def load_states(run: Path | str, kind: type[Experiment] = Experiment) -> tuple[Experiment, Algorithm, Any]:
+def load_states(run: Path | str, kind: type[Run] = Experiment) -> tuple[Run, Algorithm, Any]:
     """The experiment, of this kind, the algorithm and the stacked states of a run's folder."""
     experiment = dataclasses.replace(kind.load(Path(run) / "config.json"), warm_start=None)
     algorithm = experiment.build()
@@ -126,7 +155,7 @@ def load_states(run: Path | str, kind: type[Experiment] = Experiment) -> tuple[E
     return experiment, algorithm, load_checkpoint(Path(run) / "checkpoint", like)
 
 
-def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool = False) -> dict:
+def run_experiment(experiment: Run, output: Path | str, *, resume: bool = False) -> dict:
     """Trains all seeds in one vmapped call at a time and leaves a folder with all that came of it.
 
     Ctrl-C stops behind the call under way (about half a second) and leaves the same files for what has run so far.
@@ -190,30 +219,36 @@ def run_experiment(experiment: Experiment, output: Path | str, *, resume: bool =
                     saved = time.perf_counter()
         log.write_row()
         save_checkpoint(output / "checkpoint", states, log.updates)
-        evaluation, evaluation_compile_seconds = evaluate_seeds(experiment, algorithm, states)
+        evaluated = {}
+        if experiment.is_evaluated:
+            evaluation, seconds = evaluate_seeds(experiment, algorithm, states)
+            compile_seconds += seconds
+            evaluated = {
+                "episode_return": _episode_return(evaluation),
+                "finished_episodes": int(np.asarray(evaluation.finished).sum()),
+            }
     summary = {
         "environment": experiment.name,
-        "episode_return": _episode_return(evaluation),
+        **evaluated,
         "env_steps": int(log.env_steps.sum()),
         "env_steps_per_seed": log.env_steps.tolist(),
         "updates": log.updates,
         "finished": log.updates >= updates,
-        "finished_episodes": int(np.asarray(evaluation.finished).sum()),
         "steps_per_second": float(log.new_env_steps / train_seconds) if train_seconds else None,
         "train_seconds": train_seconds,
-        "compile_seconds": compile_seconds + evaluation_compile_seconds,
+        "compile_seconds": compile_seconds,
         "wall_seconds": time.perf_counter() - started,
         "versions": versions(),
     }
     if experiment.config.explain:
         summary["explain"] = explain_report(read_metrics(output / "metrics.csv"))
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    plot_learning_curve(output / "metrics.csv", output / "curve.png", experiment.name)
+    plot_learning_curve(output / "metrics.csv", output / "curve.png", experiment.name, experiment.curves)
     return summary
 
 
 def evaluate_seeds(
-    experiment: Experiment,
+    experiment: Run,
     algorithm: Algorithm,
     states: Any,
     *,

@@ -1,6 +1,7 @@
 """The log of a run, `metrics.csv`, and the picture drawn from it."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,27 +87,31 @@ def read_metrics(path: Path | str) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
 
 
-def plot_learning_curve(metrics: Path, picture: Path, title: str) -> None:
-    """Draws the training return against environment steps: the mean over seeds, their spread, and each seed."""
+def plot_learning_curve(metrics: Path, picture: Path, title: str, columns: Sequence[str] = ("episode_return",)) -> None:
+    """Draws columns of a run, by default the training return, against environment steps, one below the other: the mean
+    over seeds, their spread, and each seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = read_metrics(metrics)
     seeds = sorted({row["seed"] for row in rows})
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    if rows:
-        steps, returns = (
-            np.array([[row[name] for row in rows if row["seed"] == seed] for seed in seeds])
-            for name in ("env_steps", "episode_return")
-        )
-        known = ~np.isnan(returns).all(axis=0)  # an interval in which no seed ended an episode has no return
-        steps, returns = steps[:, known].mean(axis=0), returns[:, known]
-        mean, spread = np.nanmean(returns, axis=0), np.nanstd(returns, axis=0)
-        axes.plot(steps, returns.T, color="tab:blue", alpha=0.25, linewidth=0.8)
-        axes.plot(steps, mean, color="tab:blue", linewidth=2, label=f"mean of {len(seeds)} seeds")
-        axes.fill_between(steps, mean - spread, mean + spread, color="tab:blue", alpha=0.2, label="± 1 std")
-        axes.legend()
-    axes.set(title=title, xlabel="environment steps per seed", ylabel="episode return (training)")
-    axes.grid(alpha=0.3)
+    figure = Figure(figsize=(7, 1.4 + 2.8 * len(columns)), layout="constrained")
+    panels = figure.subplots(len(columns), sharex=True, squeeze=False)[:, 0]
+    for axes, name in zip(panels, columns, strict=True):
+        if rows:
+            steps, values = (
+                np.array([[row[column] for row in rows if row["seed"] == seed] for seed in seeds])
+                for column in ("env_steps", name)
+            )
+            known = ~np.isnan(values).all(axis=0)  # an interval in which no seed ended an episode has no return
+            steps, values = steps[:, known].mean(axis=0), values[:, known]
+            mean, spread = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+            axes.plot(steps, values.T, color="tab:blue", alpha=0.25, linewidth=0.8)
+            axes.plot(steps, mean, color="tab:blue", linewidth=2, label=f"mean of {len(seeds)} seeds")
+            axes.fill_between(steps, mean - spread, mean + spread, color="tab:blue", alpha=0.2, label="± 1 std")
+            axes.legend()
+        axes.set(ylabel=f"{name.replace('_', ' ')} (training)")
+        axes.grid(alpha=0.3)
+    panels[0].set(title=title)
+    panels[-1].set(xlabel="environment steps per seed")
     FigureCanvasAgg(figure).print_png(picture)

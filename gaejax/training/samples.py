@@ -1,0 +1,35 @@
+"""Texts on the screen while a language model trains."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gaejax.language.texts import spans, tokens
+from gaejax.rollout import Trajectory, Transform
+
+
+def show_texts(decode: Callable[[Any], str], every: int, count: int = 3) -> Transform:
+    """Prints the first texts of the first rows, prompts included, behind every so many updates.
+
+    Args:
+      decode: tokens to a string.
+      every: updates between two prints.
+      count: how many rows.
+    """
+
+    def on_host(updates: Any, written: Any, start: Any, end: Any) -> None:
+        if int(updates) % every == 0:
+            texts = (decode(row[first : last + 2]) for row, first, last in zip(written.T, start, end, strict=True))
+            print(f"update {int(updates):4d}:  " + "   ".join(texts), flush=True)
+
+    def apply(state: tuple, trajectory: Trajectory, training_state: Any) -> tuple:
+        where, index = spans(trajectory), jnp.arange(trajectory.mask.shape[0])[:, None]
+        end = jnp.min(jnp.where(where.complete, index, len(index) - 1), axis=0)
+        shown = (tokens(trajectory)[:, :count], where.start[0, :count], end[:count])
+        jax.debug.callback(lambda *arrays: on_host(*map(np.asarray, arrays)), training_state.updates, *shown)
+        return state, trajectory, {}
+
+    return Transform(lambda params: (), apply)
