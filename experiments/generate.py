@@ -7,7 +7,6 @@ uv run experiments/generate.py models/Qwen2-0.5B --prompts prompts.jsonl --top-p
 
 import dataclasses
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -17,6 +16,7 @@ import numpy as np
 import tyro
 
 from gaejax.language import LanguageModel, decoder_policy, encode_prompts, generate, load, read_jsonl, smollm2
+from gaejax.training.scripts import run_script
 
 
 @dataclasses.dataclass
@@ -65,12 +65,12 @@ def respond(model: LanguageModel, prompts: list[str], arguments: Arguments) -> R
       ValueError: in one line, for prompts or options that the model cannot take.
     """
     tokens, lengths = map(np.asarray, encode_prompts(prompts, model.tokenizer))
-    longest, context = tokens.shape[1], model.config.max_position_embeddings
-    if longest + arguments.max_new > context:
-        needed = f"a prompt of {longest} tokens and {arguments.max_new} new ones need {longest + arguments.max_new}"
-        raise ValueError(f"max_new must leave room for the prompt in the model's context of {context}, and {needed}")
+    context, steps = model.config.max_position_embeddings, tokens.shape[1] + arguments.max_new - 1
+    if steps > context:
+        needed = f"{arguments.max_new} behind a prompt of {tokens.shape[1]} tokens need {steps}"
+        raise ValueError(f"max_new must leave room for the prompt in the model's context of {context}: {needed}")
     # Every row keeps a cache of the context's length: no longer than these texts.
-    config = dataclasses.replace(model.config, max_position_embeddings=longest + arguments.max_new)
+    config = dataclasses.replace(model.config, max_position_embeddings=steps)
     sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
     policy, eos = decoder_policy(config, value="none", **sampling), model.tokenizer.eos
 
@@ -125,7 +125,4 @@ def main(argv: list[str]) -> Responses:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (ValueError, ImportError, OSError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)
