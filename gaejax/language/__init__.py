@@ -20,6 +20,7 @@ from gaejax.language.policy import decoder_policy, sampling_logits
 from gaejax.language.prompts import Text
 from gaejax.language.scores import python_score, score, shuffle_scores, whiten_rewards
 from gaejax.language.supervised import (
+    encode_texts,
     fit,
     preference_loss,
     response_log_probs,
@@ -45,6 +46,7 @@ __all__ = [
     "decoder_policy",
     "encode_pairs",
     "encode_prompts",
+    "encode_texts",
     "examine",
     "fit",
     "generate",

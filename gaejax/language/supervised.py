@@ -79,10 +79,11 @@ def preference_loss(
     Raises:
       ValueError: if chosen and rejected differ in shape, or texts are longer than the policy's context.
     """
-    if chosen.tokens.shape != rejected.tokens.shape:
-        shapes = f"got {chosen.tokens.shape} and {rejected.tokens.shape}: encode both with one max_length"
-        raise ValueError(f"chosen and rejected must be arrays of one shape, {shapes}")
-    check_context(policy, chosen.tokens.shape[1])
+    shapes = [jax.tree.leaves(texts.tokens)[0].shape for texts in (chosen, rejected)]
+    if shapes[0] != shapes[1]:
+        got = f"got {shapes[0]} and {shapes[1]}: encode both with one max_length"
+        raise ValueError(f"chosen and rejected must be arrays of one shape, {got}")
+    check_context(policy, shapes[0][1])
     both = jax.tree.map(lambda *parts: jnp.concatenate(parts), chosen, rejected)
     better, worse = jnp.split(text_scores(policy, params, both), 2)
     margin = better - worse
@@ -91,8 +92,17 @@ def preference_loss(
 
 def text_scores(policy: Policy, params: Any, texts: Texts) -> jax.Array:
     """The policy's values `[B]` where it has read the last tokens of texts `[B, L]`."""
-    _, _, values = _read(policy, params, texts.tokens.T)
+    _, _, values = _read(policy, params, jax.tree.map(lambda x: x.swapaxes(0, 1), texts.tokens))
     return jnp.take_along_axis(expected_values(values), texts.lengths[None] - 1, axis=0)[0]
+
+
+def encode_texts(policy: Policy, params: Any, texts: Texts) -> Texts:
+    """Texts whose tokens are what the policy's frozen part makes of them, for losses that read no tokens: what is done
+    once need not be done at every step of `fit`."""
+    steps, batch = texts.tokens.T.shape
+    resets = jnp.zeros((steps, batch), bool).at[0].set(True)
+    _, encoded = policy.encode(params, policy.initial_carry(batch), texts.tokens.T, resets)
+    return texts._replace(tokens=jax.tree.map(lambda x: x.swapaxes(0, 1), encoded))
 
 
 def text_reward(policy: Policy, params: Any, mean: float = 0.0, std: float = 1.0) -> Callable[[Text], jax.Array]:
@@ -181,8 +191,8 @@ def check_context(policy: Policy, steps: int) -> None:
             raise ValueError(f"texts must fit the policy's context of {context} steps, and need {steps}")
 
 
-def _read(policy: Policy, params: Any, tokens: jax.Array) -> tuple:
+def _read(policy: Policy, params: Any, tokens: Any) -> tuple:
     """The policy's `apply` on texts `[T, B]` from their beginnings."""
-    steps, batch = tokens.shape
+    steps, batch = jax.tree.leaves(tokens)[0].shape[:2]
     carry = policy.initial_carry(batch)
     return policy.apply(params, carry, tokens, jnp.zeros((steps, batch), bool).at[0].set(True))

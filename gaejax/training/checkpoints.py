@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 
 def save_checkpoint(folder: Path | str, state: Any, step: int) -> None:
     """Writes `state` into `folder`, as of `step`, then removes older ones: at any moment one is whole."""
@@ -10,7 +13,7 @@ def save_checkpoint(folder: Path | str, state: Any, step: int) -> None:
 
     with _manager(folder) as manager:
         if manager.latest_step() != step:  # a step is a state: what is there already need not be written again
-            manager.save(step, args=ocp.args.StandardSave(state), force=True)
+            manager.save(step, args=ocp.args.StandardSave(_without_empty(state)), force=True)
 
 
 def load_checkpoint(folder: Path | str, like: Any) -> Any:
@@ -31,7 +34,13 @@ def load_checkpoint(folder: Path | str, like: Any) -> Any:
         step = manager.latest_step()
         if step is None:
             raise ValueError(f"there is no checkpoint in {folder}")
-        return manager.restore(step, args=ocp.args.StandardRestore(like))
+        restored = iter(jax.tree.leaves(manager.restore(step, args=ocp.args.StandardRestore(_without_empty(like)))))
+        return jax.tree.map(lambda leaf: next(restored) if leaf.size else jnp.zeros(leaf.shape, leaf.dtype), like)
+
+
+def _without_empty(state: Any) -> Any:
+    """The state without arrays of size 0, which the format cannot hold."""
+    return jax.tree.map(lambda leaf: leaf if leaf.size else None, state)
 
 
 def _manager(folder: Path | str) -> Any:
