@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+MANY_ACTIONS, BLOCK = 4096, 256
+
 
 class Distribution(Protocol):
     """What a policy's `apply` returns for each observation: every method keeps the leading axes."""
@@ -31,6 +33,8 @@ class Categorical(NamedTuple):
 
     def sample(self, key: jax.Array) -> jax.Array:
         """Actions `[...]`, int32."""
+        if self.logits.shape[-1] >= MANY_ACTIONS:
+            return _sample_of_many(key, self.logits)
         return jax.random.categorical(key, self.logits).astype(jnp.int32)
 
     def mode(self) -> jax.Array:
@@ -52,6 +56,25 @@ class Categorical(NamedTuple):
         """KL(self || other) `[...]` in nats."""
         log_probs = jax.nn.log_softmax(self.logits)
         return jnp.sum(jnp.exp(log_probs) * (log_probs - jax.nn.log_softmax(other.logits)), axis=-1)
+
+
+def _sample_of_many(key: jax.Array, logits: jax.Array) -> jax.Array:
+    """A block of actions, then one of them, by inversion: two uniform numbers instead of one for each action, which
+    take as long as a layer where there are as many as a vocabulary has."""
+    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.pad(weights, [(0, 0)] * (logits.ndim - 1) + [(0, -logits.shape[-1] % BLOCK)])
+    blocks = weights.reshape(*logits.shape[:-1], -1, BLOCK)
+    uniform = jax.random.uniform(key, (2, *logits.shape[:-1], 1), logits.dtype)
+    block = _inverted(jnp.sum(blocks, axis=-1), uniform[0])
+    inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
+    return (block * BLOCK + _inverted(inside, uniform[1])).astype(jnp.int32)
+
+
+def _inverted(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+    """The first index at which the cumulated weights `[..., A]` exceed this share `[..., 1]` of their sum; never one of
+    weight 0."""
+    cumulated = jnp.where(weights > 0, jnp.cumsum(weights, axis=-1), 0)
+    return jnp.argmax(cumulated > uniform * jnp.max(cumulated, axis=-1, keepdims=True), axis=-1)
 
 
 class DiagonalGaussian(NamedTuple):

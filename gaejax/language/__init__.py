@@ -16,8 +16,9 @@ from gaejax.language.groups import group_baseline, without_critic
 from gaejax.language.kl import kl_in_loss, kl_penalty
 from gaejax.language.lora import lora, merged
 from gaejax.language.packages import smollm2
-from gaejax.language.policy import decoder_policy, sampling_logits
+from gaejax.language.policy import decoder_policy
 from gaejax.language.prompts import Text
+from gaejax.language.sampling import sampling_logits
 from gaejax.language.scores import python_score, score, shuffle_scores, whiten_rewards
 from gaejax.language.supervised import (
     encode_texts,

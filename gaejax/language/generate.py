@@ -51,28 +51,24 @@ def generate(
             total = f"prompts of {size} tokens with max_new = {max_new}"
             raise ValueError(f"{total} need {size + max_new - 1} steps, more than the policy's context of {context}")
     column = jnp.arange(size)
-    shifted = jnp.take_along_axis(prompts, (column - (size - lengths[:, None])) % size, axis=1)
-    carry, distributions, _ = policy.apply(params, carry, shifted.T, (column[:, None] == size - lengths))
-
-    def choose(distributions: Any, key: jax.Array, ended: jax.Array) -> jax.Array:
-        chosen = distributions.mode() if greedy else distributions.sample(key)
-        return jnp.where(ended, eos, chosen[-1]).astype(jnp.int32)
+    shifted = jnp.take_along_axis(prompts, (column - (size - lengths[:, None])) % size, axis=1).T
+    resets = column[:, None] == size - lengths
+    if size > 1:  # all but the last, whose distributions are of no use
+        carry = policy.apply(params, carry, shifted[:-1], resets[:-1])[0]
 
     def unfinished(loop: tuple) -> jax.Array:
-        index, _, _, ended, _ = loop
+        index, _, _, ended, _, _ = loop
         return (index < max_new) & ~jnp.all(ended)
 
     def step(loop: tuple) -> tuple:
-        index, carry, tokens, ended, token = loop
-        tokens = tokens.at[:, index].set(token)
-        ended = ended | (token == eos)
-        carry, distributions, _ = policy.apply(params, carry, token[None], jnp.zeros((1, batch), bool))
-        return index + 1, carry, tokens, ended, choose(distributions, jax.random.fold_in(key, index + 1), ended)
+        index, carry, tokens, ended, token, reset = loop
+        carry, distributions, _ = policy.apply(params, carry, token[None], reset[None])
+        chosen = distributions.mode() if greedy else distributions.sample(jax.random.fold_in(key, index))
+        token = jnp.where(ended, eos, chosen[0]).astype(jnp.int32)
+        return index + 1, carry, tokens.at[:, index].set(token), ended | (token == eos), token, jnp.zeros_like(reset)
 
-    nothing = jnp.zeros(batch, bool)
-    last = jax.tree.map(lambda x: x[-1:] if x.shape[:1] == (size,) else x, distributions)
-    first = choose(last, jax.random.fold_in(key, 0), nothing)
-    tokens = jnp.full((batch, max_new), eos, jnp.int32)
-    tokens = jax.lax.while_loop(unfinished, step, (0, carry, tokens, nothing, first))[2]
+    tokens, nothing = jnp.full((batch, max_new), eos, jnp.int32), jnp.zeros(batch, bool)
+    start = (0, carry, tokens, nothing, shifted[-1].astype(jnp.int32), resets[-1])
+    tokens = jax.lax.while_loop(unfinished, step, start)[2]
     ends = jnp.cumsum(tokens == eos, axis=1) > 0
     return Generation(tokens, jnp.minimum(jnp.sum(~ends, axis=1) + 1, max_new))

@@ -9,43 +9,15 @@ from gaejax.distributions import Categorical, LazyCategorical
 from gaejax.environments import Discrete
 from gaejax.language.decoder import decoder
 from gaejax.language.decoder_config import DecoderConfig
+from gaejax.language.sampling import SampledFrom, check_sampling, sampling_logits
 from gaejax.policies.core import Body, Policy
 from gaejax.policies.heads import ValueHead
-
-EXCLUDED = -1e9  # the logit of a token outside top-k or top-p: finite, so that no entropy or gradient is NaN
 
 
 class Encoded(NamedTuple):
     """Features `[T, N, hidden_size]` of tokens behind a decoder's frozen layers."""
 
     features: jax.Array
-
-
-class SampledFrom(NamedTuple):
-    """A model's distribution of which samples are drawn by another: `behaviour.sample`, all else `model`'s."""
-
-    model: Categorical
-    behaviour: Categorical
-
-    def sample(self, key: jax.Array) -> jax.Array:
-        """Tokens `[...]`, drawn from `behaviour`."""
-        return self.behaviour.sample(key)
-
-    def mode(self) -> jax.Array:
-        """The model's most probable tokens `[...]`."""
-        return self.model.mode()
-
-    def log_prob(self, actions: jax.Array) -> jax.Array:
-        """The model's log-probabilities `[...]`."""
-        return self.model.log_prob(actions)
-
-    def entropy(self) -> jax.Array:
-        """The model's entropies `[...]` in nats."""
-        return self.model.entropy()
-
-    def kl_divergence(self, other: "SampledFrom") -> jax.Array:
-        """KL(model || other's model) `[...]` in nats."""
-        return self.model.kl_divergence(other.model)
 
 
 def decoder_policy(
@@ -144,46 +116,3 @@ def decoder_policy(
         return behaviour if log_prob_of == "sampled" else SampledFrom(Categorical(logits), behaviour)
 
     return Policy(init, initial_carry, apply, Discrete(config.vocab_size), encode if frozen_layers else None)
-
-
-def sampling_logits(
-    logits: jax.Array, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
-) -> jax.Array:
-    """Logits `[..., V]` divided by the temperature, of which only the top k, and of these the top p, may be sampled."""
-    if temperature != 1:
-        logits = logits / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        least = jax.lax.top_k(jax.lax.stop_gradient(logits), top_k)[0][..., -1:]
-        logits = jnp.where(logits >= least, logits, EXCLUDED)
-    if top_p is not None and top_p < 1:
-        ordered = jnp.sort(jax.lax.stop_gradient(logits), axis=-1, descending=True)
-        probabilities = jax.nn.softmax(ordered)
-        before = jnp.cumsum(probabilities, axis=-1) - probabilities  # of those more probable: the first always stays
-        least = jnp.min(jnp.where(before < top_p, ordered, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits >= least, logits, EXCLUDED)
-    return logits
-
-
-def check_sampling(
-    config: DecoderConfig,
-    value: str,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    log_prob_of: str,
-    logits_chunk: int | None,
-) -> None:
-    """Raises ValueError for options of `decoder_policy` that cannot be."""
-    config.validate()
-    if value not in ("head", "trunk", "none"):
-        raise ValueError(f"value must be 'head', 'trunk' or 'none', got {value!r}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive (generate has greedy=True), got {temperature}")
-    if top_k is not None and not 1 <= top_k <= config.vocab_size:
-        raise ValueError(f"top_k must be between 1 and vocab_size = {config.vocab_size}, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
-    if log_prob_of not in ("sampled", "model"):
-        raise ValueError(f"log_prob_of must be 'sampled' or 'model', got {log_prob_of!r}")
-    if logits_chunk is not None and (logits_chunk < 1 or top_k or top_p or log_prob_of == "model"):
-        raise ValueError(f"logits_chunk must be at least 1, without top_k, top_p or 'model', got {logits_chunk}")
