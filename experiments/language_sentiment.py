@@ -125,8 +125,15 @@ class Sentiment(Run):
         options, model = self.options, self.model
         tokens, lengths = encode_prompts(self.prompts(options.prompts), model.tokenizer)
         policy = self.policy(tokens.shape[1] + options.max_response)
+        # The limit is part of the task: a continuation of so many tokens is scored, and nothing follows it.
         environment = token_environment(
-            tokens, model.config.vocab_size, model.tokenizer.eos, options.max_response, lengths=lengths, name=self.name
+            tokens,
+            model.config.vocab_size,
+            model.tokenizer.eos,
+            options.max_response,
+            lengths=lengths,
+            time_limit="terminate",
+            name=self.name,
         )
         shown = [show_texts(model.tokenizer.decode, options.show_every)] if options.show_every else []
         learned = options.reward == "learned"
