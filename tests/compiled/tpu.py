@@ -1,12 +1,15 @@
 """Compiles the kernels and the whole PPO step for TPUs that are not there, and reads what came out.
 
     python tests/compiled/tpu.py         # in an environment with jax[tpu]; .ci/run makes one
+    python tests/compiled/tpu.py --pretrained        # only the step that post-trains SmolLM2: two minutes
 
 Nothing runs: libtpu compiles for a topology that it is told of.
 """
 
 import os
 import re
+import sys
+from functools import partial
 
 os.environ.update(TPU_SKIP_MDS_QUERY="1", JAX_PLATFORMS="cpu", TF_CPP_MIN_LOG_LEVEL="3")
 
@@ -15,7 +18,8 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 import gaejax
-from gaejax.language import TASKS, DecoderConfig, decoder_policy, kl_penalty
+from gaejax.algorithms.transforms import encode_once
+from gaejax.language import TASKS, DecoderConfig, decoder_policy, kl_penalty, lora, token_environment
 from gaejax.recurrence import METHODS
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v6e": "v6e:2x2", "v5e, 256 devices": "v5e:16x16"}
@@ -73,12 +77,46 @@ def language_program(sharding, num_seeds):
     return compiled_step(sharding, num_seeds, algorithm, config), 256 * steps
 
 
+def pretrained_program(sharding):
+    """The step that post-trains SmolLM2-135M by LoRA; its weights are an argument."""
+    steps, rows = 256, 32
+    config = DecoderConfig(
+        49152, 576, 30, 9, 3, 1536, max_position_embeddings=steps + 1, rope_theta=1e5, tie_word_embeddings=True
+    )
+    reward = lambda text: jnp.mean((text.response == 1) * 1.0)  # noqa: E731
+    prompts = jnp.ones((16, 128), jnp.int32)
+    environment = token_environment(prompts, config.vocab_size, 2, steps - 127, reward=reward)
+
+    def make(weights):
+        policy = lora(decoder_policy(config, frozen_layers=24, logits_chunk=64), weights)
+        return gaejax.ppo(environment, policy, transforms=[encode_once(policy), kl_penalty(policy)])
+
+    place = partial(jax.tree.map, lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding))
+    weights = place(jax.eval_shape(decoder_policy(config, value="none").init, jax.random.key(0)))
+    training = gaejax.PPOConfig(num_envs=rows, num_steps=steps, fresh_rows=True, discount=1.0)
+    state = place(jax.eval_shape(lambda weights: make(weights).init(jax.random.key(0), training), weights))
+    step = jax.jit(lambda weights, state: make(weights).step(state), donate_argnums=1)
+    return step.lower(weights, state).compile(), rows * steps
+
+
 def compiled_step(sharding, num_seeds, algorithm, config):
     """A training step, vmapped over seeds."""
     init = jax.vmap(algorithm.init, in_axes=(0, None))
     states = jax.eval_shape(lambda keys: init(keys, config), jax.random.split(jax.random.key(0), num_seeds))
     place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)  # noqa: E731
     return jax.jit(jax.vmap(algorithm.step), donate_argnums=0).lower(jax.tree.map(place, states)).compile()
+
+
+def pretrained():
+    one = jax.sharding.SingleDeviceSharding(
+        topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices[0]
+    )
+    program, elements = pretrained_program(one)
+    report("v5e PPO step of SmolLM2-135M with LoRA", program, elements)
+    memory = program.memory_analysis()
+    gigabytes = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30
+    print(f"SmolLM2-135M with LoRA, 32 texts of 256 tokens: {gigabytes:.1f} GiB")
+    assert gigabytes < 16, "more than a v5e has"
 
 
 def main():
@@ -127,7 +165,6 @@ def main():
 
     program, elements = language_program(one, 4)
     report("v5e PPO step of a language model, 4 seeds", program, 4 * elements)
-
     # A green run means something only if what cannot work is refused.
     from gaejax.recurrence import tpu
 
@@ -143,4 +180,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["--pretrained"]:
+        pretrained()
+    else:
+        main()
