@@ -130,6 +130,21 @@ def test_lazy_is_the_categorical_of_its_logits_and_so_are_its_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
 
 
+def test_of_many_actions_samples_have_their_frequencies_and_what_is_excluded_never_comes():
+    """As many as a vocabulary has are drawn otherwise than few: a block, then one of it."""
+    size, draws = 5000, 200_000
+    logits = jnp.zeros(size).at[::7].set(-1e9).at[1].set(6.0).at[size - 1].set(5.0)
+    many = Categorical(jnp.broadcast_to(logits, (draws // 1000, size)))
+    samples = jax.jit(lambda keys: jax.lax.map(many.sample, keys))(jax.random.split(jax.random.key(0), 1000))
+    found, expected = np.bincount(samples.reshape(-1), minlength=size), draws * np.asarray(jax.nn.softmax(logits))
+    possible = expected > 0
+    assert not found[~possible].any()
+    # Chi-square: its mean is the number of classes, its standard deviation the root of twice that.
+    classes = possible.sum()
+    surprise = np.sum((found - expected)[possible] ** 2 / expected[possible])
+    assert abs(surprise - classes) < 4 * np.sqrt(2 * classes)
+
+
 def test_lazy_never_holds_all_logits():
     """4096 positions of 8192 actions are 134 MB of logits; a chunk of 64 positions is 2 MB, forwards and backwards."""
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((64, 64, 16), (8192, 16), (8192,))]

@@ -1,20 +1,12 @@
 """The script that trains small language models: its command line, its file, what it refuses."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
-
-SCRIPT = Path(__file__).parent.parent / "experiments" / "language_tokens.py"
+from scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("language_tokens", SCRIPT)
-    module = sys.modules["language_tokens"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("language_tokens")
 
 
 COMMANDS = {

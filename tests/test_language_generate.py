@@ -1,16 +1,14 @@
 """The script that writes with a pretrained model: its responses, its file, its count of tokens, what it refuses."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import jax
 import pytest
+from scripts import load_script
 
 from gaejax.language import decoder_policy, encode_prompts, generate, load
 
-SCRIPT = Path(__file__).parent.parent / "experiments" / "generate.py"
 MODEL = Path(__file__).parent / "golden" / "language" / "llama.gguf"
 WITHOUT_TOKENIZER = MODEL.parent / "smollm2"
 PROMPTS = ["the cap", "of", "a man"]
@@ -18,10 +16,7 @@ PROMPTS = ["the cap", "of", "a man"]
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("generate_script", SCRIPT)
-    module = sys.modules["generate_script"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("generate")
 
 
 def test_responses_are_those_of_the_library_whatever_the_batches(script, tmp_path):

@@ -1,21 +1,14 @@
 """Learning results: time limits in the fast suite, the presets' bars under `-m slow`."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
+from scripts import load_script
 
 import gaejax
 from gaejax.training import PRESETS
 
-spec = importlib.util.spec_from_file_location(
-    "learning", Path(__file__).parent.parent / "experiments" / "benchmarks" / "learning.py"
-)
-learning = sys.modules["learning"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(learning)
+learning = load_script("benchmarks/learning")
 
 
 def short_pendulum(time_limit):

@@ -1,27 +1,35 @@
 """Training on the host: the pure loop, evaluation, the folder of a run, interruption, resumption and bad input."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scripts import ROOT, load_script
 from test_environments import counter
 from test_ppo import assert_same_bits
 from test_rollout import remembering_policy
 
 import gaejax
-from gaejax.training import PRESETS, Experiment, load_states, num_updates, preset, read_metrics, run_experiment
+from gaejax.training import (
+    PRESETS,
+    Experiment,
+    load_checkpoint,
+    load_states,
+    num_updates,
+    preset,
+    read_metrics,
+    run_experiment,
+    save_checkpoint,
+)
 
-ROOT = Path(__file__).parent.parent
 CONFIG = gaejax.PPOConfig(num_envs=4, num_steps=32, num_epochs=2, learning_rate=1e-3, anneal_steps=1280.0)
 EXPERIMENT = Experiment(environment="CartPole-v1", config=CONFIG, total_steps=1280, num_seeds=2, eval_episodes=8)
 
@@ -31,14 +39,6 @@ def finished(tmp_path_factory):
     """One run to its end, shared by the tests of this file."""
     output = tmp_path_factory.mktemp("runs") / "finished"
     return output, run_experiment(EXPERIMENT, output)
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_evaluation_plays_the_first_episode_of_each_environment_to_its_end():
@@ -176,7 +176,7 @@ def test_another_runs_folder_is_refused_and_left_alone(finished):
 
 def test_evaluate_script_loads_the_checkpoint_and_plays_it(finished, capsys):
     output, summary = finished
-    script("evaluate").main([str(output), "--episodes", "8"])
+    load_script("evaluate").main([str(output), "--episodes", "8"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["episode_return"] == pytest.approx(
         summary["episode_return"]["mean"]
     )
@@ -200,13 +200,13 @@ def test_evaluate_script_loads_the_checkpoint_and_plays_it(finished, capsys):
 def test_bad_arguments_are_refused_before_anything_is_compiled_or_written(arguments, words, tmp_path):
     output = tmp_path / "run"
     with pytest.raises(ValueError) as caught:
-        script("train").main(arguments if "--resume" in arguments else [*arguments, "--output", str(output)])
+        load_script("train").main(arguments if "--resume" in arguments else [*arguments, "--output", str(output)])
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not output.exists()
 
 
 def test_every_config_field_is_a_flat_flag_and_defaults_follow_the_environment():
-    parse = script("train").parse
+    parse = load_script("train").parse
     arguments = parse(["--env", "Pendulum-v1", "--num-envs", "8", "--gae-lambda", "0.9", "--no-normalize-rewards"])
     expected = PRESETS["ppo", "Pendulum-v1"].config.replace(num_envs=8, gae_lambda=0.9, normalize_rewards=False)
     assert expected.anneal_steps == 300_000
@@ -215,7 +215,7 @@ def test_every_config_field_is_a_flat_flag_and_defaults_follow_the_environment()
     assert parse(["--total-steps", "5000", "--anneal-steps", "150000"]).config.anneal_steps == 150_000
     assert parse(["--no-anneal"]).config.anneal_steps is None
     chain = parse(["--env=DiscountingChain-bsuite"])
-    assert script("train").environment_arguments(chain) == {"mapping_seed": 3, "time_limit": "terminate"}
+    assert load_script("train").environment_arguments(chain) == {"mapping_seed": 3, "time_limit": "terminate"}
 
 
 def test_a_ctrl_c_from_outside_leaves_every_file(tmp_path):
@@ -242,3 +242,12 @@ def test_presets_are_valid_and_every_environment_has_a_sensible_one():
         experiment.validate()
         assert experiment.environment == name
     assert preset(gaejax.make("Reacher-misc")).config.normalize_observations
+
+
+def test_a_checkpoint_holds_arrays_without_elements_too(tmp_path):
+    state = {"a": jnp.arange(3.0), "none": (jnp.zeros((2, 0), jnp.int32), ()), "key": jax.random.key(3)}
+    save_checkpoint(tmp_path, state, 1)
+    restored = load_checkpoint(tmp_path, jax.eval_shape(lambda: state))
+    assert jax.tree.structure(restored) == jax.tree.structure(state)
+    assert restored["none"][0].shape == (2, 0) and restored["none"][0].dtype == jnp.int32
+    np.testing.assert_array_equal(restored["a"], state["a"])
