@@ -134,15 +134,7 @@ def grouped_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, vi
     visible `[N, T, S]`."""
     steps, rows, heads, size = queries.shape
     grouped = queries.reshape(steps, rows, keys.shape[2], heads // keys.shape[2], size)
-    if steps == 1:  # one query to a row: on CPU, products of such shapes take four times as long as sums
-        scores = jnp.sum(grouped[0, :, None] * keys[:, :, :, None], axis=-1) / math.sqrt(size)
-        weights = softmax(scores, visible[:, 0, :, None, None], axis=1).astype(values.dtype)
-        return jnp.sum(weights[..., None] * values[:, :, :, None], axis=1).reshape(queries.shape)
     scores = jnp.einsum("tnkgd,nskd->nkgts", grouped, keys) / math.sqrt(size)
-    weights = softmax(scores, visible[:, None, None], axis=-1).astype(values.dtype)
-    return jnp.einsum("nkgts,nskd->tnkgd", weights, values).reshape(queries.shape)
-
-
-def softmax(scores: jax.Array, visible: jax.Array, axis: int) -> jax.Array:
-    """The weights of what is visible, in float32."""
-    return jax.nn.softmax(jnp.where(visible, scores.astype(jnp.float32), jnp.finfo(jnp.float32).min), axis)
+    scores = jnp.where(visible[:, None, None], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
+    read = jnp.einsum("nkgts,nskd->tnkgd", jax.nn.softmax(scores).astype(values.dtype), values)
+    return read.reshape(queries.shape)
