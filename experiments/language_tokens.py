@@ -45,7 +45,7 @@ from gaejax.training.samples import show_texts
 from gaejax.training.scripts import is_resuming, resumed, run_script
 
 SIZES = {"reverse": 5, "translation": 5, "sort": 8, "addition": 2, "question_answering": 4, "summary": 3}
-UPDATES = {"reverse": 70, "translation": 70, "sort": 600, "addition": 1500, "question_answering": 80, "summary": 80}
+UPDATES = {"reverse": 85, "translation": 85, "sort": 600, "addition": 1500, "question_answering": 80, "summary": 80}
 
 
 @dataclasses.dataclass(frozen=True)

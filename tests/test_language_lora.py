@@ -45,6 +45,15 @@ def test_it_is_a_policy_that_starts_as_the_model_with_its_weights():
     assert set(PARAMS["own"]) == {"value"} and all(name.startswith("layers_2/") for name in PARAMS["lora"])
 
 
+def test_a_layer_that_is_frozen_is_not_adapted():
+    policy = lora(decoder_policy(SHAPE, frozen_layers=2), WEIGHTS, layers=[0, 2], rank=2)
+    params = jax.jit(policy.init)(jax.random.key(1))
+    useless = {name: jax.tree.map(lambda x: x + 1, own) for name, own in params["lora"].items() if "layers_0" in name}
+    other = {**params, "lora": {**params["lora"], **useless}}
+    assert useless
+    assert_same(read(policy, other), read(policy, params), 0)
+
+
 def test_what_was_trained_can_be_merged_into_the_weights():
     plain = read(PLAIN, {**merged(WEIGHTS, TRAINED), **TRAINED["own"]})
     assert_same(read(POLICY, TRAINED), plain, 1e-4)
@@ -107,6 +116,7 @@ def test_weights_may_be_an_argument_of_what_is_compiled():
     "make, words",
     [
         (lambda: lora(PLAIN, WEIGHTS, rank=0), "rank must be at least 1, got 0"),
+        (lambda: lora(decoder_policy(SHAPE, frozen_layers=1), WEIGHTS), "layers must be given, those above the frozen"),
         (lambda: lora(PLAIN, WEIGHTS, layers=[1, 3]), "layers must be among the 3 of weights, got 3"),
         (lambda: lora(PLAIN, WEIGHTS, targets=["input_layernorm"]), "targets must be dense layers of weights, "),
         (lambda: decoder_policy(SHAPE, frozen_layers=4), "frozen_layers must be between 0 and num_hidden_layers = 3"),

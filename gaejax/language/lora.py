@@ -37,16 +37,18 @@ def lora(
       policy: of `decoder_policy`, with one trunk.
       weights: of its trunk, `{"actor": ..., "lm_head": ...}`, as `gaejax.language.load` reads them.
       rank: of the additions; alpha: their weight, times rank.
-      layers: which are adapted; default: all above the policy's frozen ones.
+      layers: which are adapted; default: all. Those above the frozen ones, where the policy has such.
       targets: which of their products, by Hugging Face's names.
 
     Raises:
-      ValueError: for a layer or target that `weights` have not, or a rank below 1.
+      ValueError: for a layer or target that `weights` have not, no layers where some are frozen, or a rank below 1.
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
     trunk = weights["actor"]["params"]
     known = {int(name.removeprefix("layers_")) for name in trunk if name.startswith("layers_")}
+    if layers is None and policy.encode is not None:
+        raise ValueError("layers must be given, those above the frozen ones, for a policy with frozen layers; got None")
     layers = known if layers is None else layers
     if not known.issuperset(layers):
         raise ValueError(f"layers must be among the {len(known)} of weights, got {sorted(set(layers) - known)[0]}")
@@ -77,11 +79,13 @@ def lora(
         with nn.intercept_methods(add):
             return method({**weights, **params["own"]}, *inputs)
 
-    def apply(*inputs: Any) -> tuple:
-        return adapting(policy.apply, *inputs)
+    def encode(params: dict, carry: Any, observations: Any, resets: jax.Array) -> tuple:
+        return policy.encode({**weights, **params["own"]}, carry, observations, resets)
 
-    def encode(*inputs: Any) -> tuple:
-        return policy.encode({**weights, **inputs[0]["own"]}, *inputs[1:])
+    def apply(params: dict, carry: Any, observations: Any, resets: jax.Array) -> tuple:
+        if policy.encode is not None:  # outside: what is frozen is not adapted
+            carry, observations = encode(params, carry, observations, resets)
+        return adapting(policy.apply, params, carry, observations, resets)
 
     return policy._replace(init=init, apply=apply, encode=encode if policy.encode else None)
 
