@@ -17,6 +17,7 @@ import tyro
 
 from gaejax.language import LanguageModel, decoder_policy, encode_prompts, generate, load, read_jsonl, smollm2
 from gaejax.training.scripts import run_script
+from gaejax.training.scripts import run_script
 
 
 @dataclasses.dataclass
@@ -83,9 +84,8 @@ def respond(model: LanguageModel, prompts: list[str], arguments: Arguments) -> R
     program = jax.jit(write).lower(params, tokens[:batch], lengths[:batch], key).compile()
     compiled, texts, num_tokens = time.perf_counter(), [], 0
     for start in range(0, len(prompts), batch):
-        rows = np.arange(start, start + batch) % len(
-            prompts
-        )  # the last batch is filled up, and what that adds left out
+        # The last batch is filled up, and what that adds is left out.
+        rows = np.arange(start, start + batch) % len(prompts)
         written, sizes = jax.device_get(program(params, tokens[rows], lengths[rows], jax.random.fold_in(key, start)))
         for response, size in list(zip(written, sizes, strict=True))[: len(prompts) - start]:
             texts.append(model.tokenizer.decode(response[:size]))
