@@ -17,7 +17,6 @@ import tyro
 
 from gaejax.language import LanguageModel, decoder_policy, encode_prompts, generate, load, read_jsonl, smollm2
 from gaejax.training.scripts import run_script
-from gaejax.training.scripts import run_script
 
 
 @dataclasses.dataclass
