@@ -32,8 +32,8 @@ def prompts(tmp_path_factory):
 
 
 def test_a_run_is_trained_judged_and_resumed(script, prompts, tmp_path, capsys):
-    summary = script.main([*TINY, *prompts, "--updates", "2", "--num-seeds", "2", "--output", str(tmp_path / "run")])
-    assert set(summary["held_out"]) == {"start", "seed 0", "seed 1"} and summary["finished"]
+    summary = script.main([*TINY, *prompts, "--updates", "2", "--output", str(tmp_path / "run")])
+    assert set(summary["held_out"]) == {"start", "seed 0"} and summary["finished"]
     assert summary["held_out"]["start"]["kl"] == 0 and summary["held_out"]["seed 0"]["kl"] != 0
     samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 6 and samples[0]["prompt"] == "the man" and samples[1]["prompt"] == "a cap"
