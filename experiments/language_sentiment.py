@@ -31,13 +31,13 @@ from gaejax.algorithms.transforms import encode_once
 from gaejax.language import (
     LanguageModel,
     Text,
-    Texts,
     decoder_policy,
     encode_pairs,
     encode_prompts,
     encode_texts,
     fit,
     generate,
+    joined,
     kl_penalty,
     load,
     lora,
@@ -215,11 +215,7 @@ def judged(run: Sentiment, states: Any) -> tuple[dict[str, Any], list[dict]]:
     def write(params: Any, key: jax.Array) -> tuple:
         start = {**params, "lora": jax.tree.map(jnp.zeros_like, params["lora"])}
         written = generate(policy, params, tokens, lengths, options.max_response, key, eos=model.tokenizer.eos)
-        place = jnp.arange(tokens.shape[1] + options.max_response)
-        behind = jnp.clip(place - lengths[:, None], 0, options.max_response - 1)
-        response = jnp.take_along_axis(written.tokens, behind, axis=1)
-        prompt = jnp.pad(tokens, ((0, 0), (0, options.max_response)))
-        texts = Texts(jnp.where(place < lengths[:, None], prompt, response), lengths, lengths + written.lengths)
+        texts = joined(tokens, lengths, *written)
         own, reference = (jnp.sum(response_log_probs(policy, each, texts)[0], axis=0) for each in (params, start))
         return written, own - reference
 

@@ -23,6 +23,7 @@ from gaejax.language.scores import python_score, score, shuffle_scores, whiten_r
 from gaejax.language.supervised import (
     encode_texts,
     fit,
+    joined,
     preference_loss,
     response_log_probs,
     supervised_loss,
@@ -52,6 +53,7 @@ __all__ = [
     "fit",
     "generate",
     "group_baseline",
+    "joined",
     "kl_in_loss",
     "kl_penalty",
     "length_adaptive_gae",

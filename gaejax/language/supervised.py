@@ -105,6 +105,15 @@ def encode_texts(policy: Policy, params: Any, texts: Texts) -> Texts:
     return texts._replace(tokens=jax.tree.map(lambda x: x.swapaxes(0, 1), encoded))
 
 
+def joined(prompts: jax.Array, prompt_lengths: jax.Array, responses: jax.Array, lengths: jax.Array) -> Texts:
+    """Prompts `[B, L]` and responses `[B, R]`, of which `[B]` tokens count, as texts `[B, L + R]` without a gap."""
+    size, place = responses.shape[1], jnp.arange(prompts.shape[1] + responses.shape[1])
+    behind = jnp.clip(place - prompt_lengths[:, None], 0, size - 1)
+    written = jnp.take_along_axis(responses, behind, axis=1)
+    tokens = jnp.where(place < prompt_lengths[:, None], jnp.pad(prompts, ((0, 0), (0, size))), written)
+    return Texts(tokens, prompt_lengths, prompt_lengths + lengths)
+
+
 def text_reward(policy: Policy, params: Any, mean: float = 0.0, std: float = 1.0) -> Callable[[Text], jax.Array]:
     """A trained reward model as the reward of `gaejax.language.score`, and of `token_environment`.
 
@@ -118,12 +127,7 @@ def text_reward(policy: Policy, params: Any, mean: float = 0.0, std: float = 1.0
     """
 
     def reward(text: Text) -> jax.Array:
-        prompt, response = (jnp.asarray(part, jnp.int32) for part in (text.prompt, text.response))
-        place = jnp.arange(len(prompt) + len(response))
-        behind = jnp.clip(place - text.prompt_length, 0, len(response) - 1)
-        tokens = jnp.where(place < text.prompt_length, prompt[jnp.minimum(place, len(prompt) - 1)], response[behind])
-        lengths = (text.prompt_length, text.prompt_length + text.response_length)
-        whole = jax.tree.map(lambda x: jnp.asarray(x)[None], Texts(tokens, *lengths))
+        whole = joined(*(jnp.asarray(part, jnp.int32)[None] for part in text[:4]))
         return (text_scores(policy, params, whole)[0] - mean) / std
 
     return reward

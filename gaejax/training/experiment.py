@@ -3,6 +3,7 @@
 Below this floor everything is pure; here are the clocks and the files.
 """
 
+import abc
 import dataclasses
 import json
 import platform
@@ -33,7 +34,7 @@ SECONDS_PER_CHECKPOINT = 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(abc.ABC):
     """What `run_experiment` takes: all that it takes to run a training again, as it is written to `config.json`.
 
     A kind of run is a subclass, a dataclass of more fields, that has a `name` and `build`s its algorithm.
@@ -59,13 +60,13 @@ class Run:
     """Whether episodes are played at the end; false where their returns say nothing and a script has its own way."""
 
     @property
+    @abc.abstractmethod
     def name(self) -> str:
         """What it is called in summaries and pictures."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def build(self) -> Algorithm:
         """The algorithm, bound to its environment and policy."""
-        raise NotImplementedError
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, for what cannot be run."""
@@ -79,9 +80,9 @@ class Run:
         path.write_text(text + "\n")
 
     @classmethod
+    @abc.abstractmethod
     def parts(cls, fields: dict[str, Any]) -> dict[str, type]:
         """The classes of the fields that are dataclasses themselves."""
-        raise NotImplementedError
 
     @classmethod
     def load(cls, path: Path) -> "Run":
