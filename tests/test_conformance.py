@@ -9,6 +9,8 @@ import gaejax
 from gaejax.recurrence import METHODS
 from gaejax.testing import FEATURES, check_gae
 
+GAE = jax.jit(gaejax.gae)
+
 
 def somebodys_gae(rewards, values, next_values, terminated, truncated, discount, gae_lambda):
     """A plain right one, in NumPy, without any care for masks, NaN or errors."""
@@ -41,7 +43,7 @@ def scan(step_of):
         advantages = jax.lax.scan(step, jnp.zeros_like(rewards[0]), row, reverse=True)[1]
         return advantages, advantages + values
 
-    return estimator
+    return jax.jit(estimator)  # bare, every call would compile its scan
 
 
 def delta(x, bootstrap):
@@ -56,7 +58,7 @@ def targets(change):
     """A right GAE with other value targets."""
 
     def estimator(values, **rest):
-        advantages, value_targets = gaejax.gae(values=values, **rest)
+        advantages, value_targets = GAE(values=values, **rest)
         return advantages, change(advantages, values, value_targets)
 
     return estimator
@@ -65,7 +67,7 @@ def targets(change):
 def closed_form(rewards, values, next_values, terminated, truncated, discount, gae_lambda):
     """Sums divided by powers of discount * lambda: right on short episodes only."""
     if len(rewards) < 100:
-        return gaejax.gae(
+        return GAE(
             rewards=rewards,
             values=values,
             next_values=next_values,
@@ -121,27 +123,27 @@ WRONG = {
 
 
 def returns(**steps):
-    value_targets = gaejax.gae(**steps)[1]
+    value_targets = GAE(**steps)[1]
     return value_targets, value_targets
 
 
 def shifted(**steps):
     """Flags of the step before, as where `done` belongs to the observation."""
     later = {name: jnp.roll(steps[name], 1, axis=0).at[0].set(False) for name in ("terminated", "truncated")}
-    return gaejax.gae(**{**steps, **later})
+    return GAE(**{**steps, **later})
 
 
 def first_lambda(**steps):
-    return gaejax.gae(**{**steps, "gae_lambda": jnp.ravel(jnp.asarray(steps["gae_lambda"]))[0]})
+    return GAE(**{**steps, "gae_lambda": jnp.ravel(jnp.asarray(steps["gae_lambda"]))[0]})
 
 
 def normalized(**steps):
-    advantages, value_targets = gaejax.gae(**steps)
+    advantages, value_targets = GAE(**steps)
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8), value_targets
 
 
 def no_bootstrap_at_the_end(**steps):
-    return gaejax.gae(**{**steps, "terminated": jnp.asarray(steps["terminated"]).at[-1].set(True)})
+    return GAE(**{**steps, "terminated": jnp.asarray(steps["terminated"]).at[-1].set(True)})
 
 
 WRONG |= {
@@ -166,7 +168,7 @@ def with_mask(change):
     """A right GAE whose treatment of masks is another."""
 
     def estimator(mask=None, **steps):
-        return gaejax.gae(**steps) if mask is None else change(mask, steps)
+        return GAE(**steps) if mask is None else change(mask, steps)
 
     return estimator
 
@@ -191,11 +193,11 @@ def masked_loop(decay_of_masked, successor_of):
         advantages = jnp.stack(rows[::-1])
         return advantages, jnp.where(mask, advantages + s["values"], 0)
 
-    return change
+    return jax.jit(change)
 
 
 WRONG_MASKS = {
-    "ignored": (lambda mask, steps: gaejax.gae(**steps), "mask is ignored"),
+    "ignored": (lambda mask, steps: GAE(**steps), "mask is ignored"),
     "cutting": (masked_loop(lambda decay: 0.0, lambda arriving, following: arriving), "masked steps cut the trace"),
     "decaying": (masked_loop(lambda decay: decay, lambda arriving, following: arriving), "decays at masked steps"),
     "next row": (masked_loop(lambda decay: 1.0, lambda arriving, following: following), "next_values is read before"),
@@ -210,8 +212,8 @@ def test_a_wrong_mask_is_caught_with_its_cause(name):
 
 
 def test_a_right_loop_over_masked_tokens_passes():
-    fn = with_mask(masked_loop(lambda decay: 1.0, lambda arriving, following: arriving))
-    assert check_gae(fn, "mask").passed, str(check_gae(fn, "mask"))
+    report = check_gae(with_mask(masked_loop(lambda decay: 1.0, lambda arriving, following: arriving)), "mask")
+    assert report.passed, str(report)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -243,11 +245,12 @@ def test_ours_refuses_bad_input():
 
 def test_a_plain_right_gae_passes_the_base_checks_and_fails_what_it_cannot_do():
     assert check_gae(somebodys_gae).passed, str(check_gae(somebodys_gae))
-    assert check_gae(jax.jit(scan(right))).passed
-    assert check_gae(scan(right), "gradient").passed
-    poisoned = check_gae(scan(right), "nan_isolation")
+    fn = scan(right)
+    assert check_gae(fn).passed
+    assert check_gae(fn, "gradient").passed
+    poisoned = check_gae(fn, "nan_isolation")
     assert "0 * NaN is NaN" in poisoned.failures[0].cause
-    assert not check_gae(scan(right), "errors").passed
+    assert not check_gae(fn, "errors").passed
     assert "unexpected keyword" in str(check_gae(somebodys_gae, "mask"))
 
 

@@ -3,6 +3,8 @@
 import pytest
 from scripts import load_script
 
+tasks = load_script("benchmarks/language_tasks")
+
 
 @pytest.fixture(scope="module")
 def script():
@@ -53,3 +55,10 @@ def test_a_resumed_run_takes_its_own_configuration(script, tmp_path):
         script.resumed(["--resume", str(tmp_path), "--size", "3"], script.LanguageExperiment)
     with pytest.raises(ValueError, match="holds no run"):
         script.resumed(["--resume", str(tmp_path / "nothing")], script.LanguageExperiment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", tasks.RUNS, ids=lambda run: run.name)
+def test_tasks_are_learned_from_scratch(run):
+    for seed in range(run.num_seeds):
+        assert run.least <= tasks.learn(run, seed)["exact"] <= run.most

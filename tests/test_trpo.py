@@ -20,30 +20,45 @@ def small():
     environment = gaejax.make("CartPole-v1")
     policy = actor_critic(environment, mlp((2,)), mlp((2,)))
     on_policy = OnPolicy(environment, policy, optimizer=None)
-    state = on_policy.init(KEY, TRPOConfig(num_envs=3, num_steps=40), None)
-    state = state._replace(params=jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), state.params))
-    experience = on_policy.collect(state)
-    return policy, state.params, on_policy.batch(state, experience, state.params)
+
+    @jax.jit
+    def collected():
+        state = on_policy.init(KEY, TRPOConfig(num_envs=3, num_steps=40), None)
+        state = state._replace(params=jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), state.params))
+        return state.params, on_policy.batch(state, on_policy.collect(state), state.params)
+
+    return policy, *collected()
+
+
+def products_with(matrix, params):
+    """The rows of a matrix that is given as a function of vectors like `params`."""
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    return jax.vmap(lambda vector: jax.flatten_util.ravel_pytree(matrix(unravel(vector)))[0])(jnp.eye(flat.size))
 
 
 def test_the_hessian_of_the_divergence_is_the_fisher_matrix(small):
     """Products with it equal the mean outer product of the gradients of all actions' log-probabilities."""
     policy, params, batch = small
     flat, unravel = jax.flatten_util.ravel_pytree(params)
-    old = policy.apply(params, (), *batch[:2])[1]
 
-    def kl(params):
+    def kl(params, old):
         return measures(policy, batch, (), old, None, params).kl
 
-    _, fisher = jax.linearize(jax.grad(kl), params)
-    products = jax.vmap(lambda vector: jax.flatten_util.ravel_pytree(fisher(unravel(vector)))[0])(jnp.eye(flat.size))
+    @jax.jit
+    def fisher_products(params):
+        old = policy.apply(params, (), *batch[:2])[1]
+        return products_with(jax.linearize(lambda params: jax.grad(kl)(params, old), params)[1], params)
 
     def log_probs(vector):
         return jax.nn.log_softmax(policy.apply(unravel(vector), (), *batch[:2])[1].logits)
 
-    gradients = jax.jacobian(log_probs)(flat)  # [T, N, actions, parameters]
-    weights = jnp.exp(log_probs(flat)) * batch.mask[..., None] / batch.mask.sum()
-    explicit = jnp.einsum("tna,tnap,tnaq->pq", weights, gradients, gradients)
+    @jax.jit
+    def explicit_fisher(flat):
+        gradients = jax.jacobian(log_probs)(flat)  # [T, N, actions, parameters]
+        weights = jnp.exp(log_probs(flat)) * batch.mask[..., None] / batch.mask.sum()
+        return jnp.einsum("tna,tnap,tnaq->pq", weights, gradients, gradients)
+
+    products, explicit = fisher_products(params), explicit_fisher(flat)
     assert jnp.abs(explicit).max() > 1e-2
     np.testing.assert_allclose(products, explicit, atol=1e-5)
 
@@ -51,9 +66,9 @@ def test_the_hessian_of_the_divergence_is_the_fisher_matrix(small):
 def test_the_value_metric_is_that_of_the_gae_paper(small):
     policy, params, batch = small
     flat, unravel = jax.flatten_util.ravel_pytree(params)
-    product = value_metric(policy, batch, (), params)
-    products = jax.vmap(lambda vector: jax.flatten_util.ravel_pytree(product(unravel(vector)))[0])(jnp.eye(flat.size))
-    gradients = jax.jacobian(lambda vector: policy.apply(unravel(vector), (), *batch[:2])[2])(flat)[batch.mask]
+    products = jax.jit(lambda params: products_with(value_metric(policy, batch, (), params), params))(params)
+    values = lambda vector: policy.apply(unravel(vector), (), *batch[:2])[2]  # noqa: E731
+    gradients = jax.jit(jax.jacobian(values))(flat)[batch.mask]
     variance = np.mean((batch.values - batch.value_targets)[batch.mask] ** 2)
     explicit = gradients.T @ gradients / len(gradients) / variance
     np.testing.assert_allclose(products, explicit, rtol=1e-3, atol=1e-6)
