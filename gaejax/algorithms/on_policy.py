@@ -75,11 +75,13 @@ class OnPolicy:
     def algorithm(self, step: Callable, check: Callable[[OnPolicyConfig], None] = lambda config: None) -> Algorithm:
         """The algorithm with this training step; `check(config)` refuses configs beyond what they refuse themselves."""
 
+        first_state = jax.jit(lambda *given: self.init(*given))  # op by op it would compile for seconds
+
         def init(key: jax.Array, config: OnPolicyConfig, source: TrainingState | None = None) -> TrainingState:
             config.validate()
             check_scheduled(config, self.schedules)
             check(config)
-            return self.init(key, config, source)
+            return first_state(key, config, source)
 
         return Algorithm(init, step, self.act, self.policy.initial_carry, self.environment)
 
