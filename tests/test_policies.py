@@ -138,9 +138,10 @@ def test_an_asymmetric_critic_sees_what_the_actor_does_not():
     environment = spaces(both, Discrete(3))
     policy = actor_critic(environment, gru(8), gru(8), actor_observations=["seen"])
     assert check_policy(policy).passed
-    params, resets = policy.init(jax.random.key(0)), jnp.zeros((4, 2), bool)
+    params, resets = jax.jit(policy.init)(jax.random.key(0)), jnp.zeros((4, 2), bool)
     seen = jax.random.normal(jax.random.key(1), (4, 2, 2))
 
+    @jax.jit
     def act(hidden):
         _, distributions, values = policy.apply(
             params, policy.initial_carry(2), {"seen": seen, "hidden": hidden}, resets
@@ -314,13 +315,15 @@ def test_remat_changes_what_is_kept_for_the_gradient_not_the_gradient(make, caps
 def test_backpropagation_is_cut_but_memory_is_not():
     body, cut = gru(4), truncated_backpropagation(gru(4), 3)
     inputs, resets = jax.random.normal(jax.random.key(0), (8, 2, 5)), jnp.zeros((8, 2), bool)
-    params = body.init(jax.random.key(1), inputs)
+    params = jax.jit(body.init)(jax.random.key(1), inputs)
 
-    def last(body, inputs):
-        return jnp.sum(body.apply(params, body.initial_carry(2), inputs, resets)[1][-1])
+    def last(body):
+        outputs = lambda inputs: jnp.sum(body.apply(params, body.initial_carry(2), inputs, resets)[1][-1])  # noqa: E731
+        return jax.jit(jax.value_and_grad(outputs))(inputs)
 
-    np.testing.assert_allclose(last(body, inputs), last(cut, inputs), rtol=1e-6)
-    whole, part = (np.abs(jax.grad(last, argnums=1)(each, inputs)).max(axis=(1, 2)) for each in (body, cut))
+    (output, whole), (same, part) = last(body), last(cut)
+    np.testing.assert_allclose(output, same, rtol=1e-6)
+    whole, part = (np.abs(gradient).max(axis=(1, 2)) for gradient in (whole, part))
     assert np.all(whole > 0)
     assert np.all(part[:6] == 0) and np.all(part[6:] > 0)
 
@@ -339,11 +342,15 @@ def test_options_by_name():
 def test_the_first_policy_is_nearly_uniform_and_the_critic_nearly_separate():
     environment = gaejax.make("CartPole-v1")
     policy = gaejax.mlp_policy(environment)
-    params = policy.init(jax.random.key(0))
+    params = jax.jit(policy.init)(jax.random.key(0))
     observations = jax.random.normal(jax.random.key(1), (1, 100, 4))
-    _, distributions, _ = policy.apply(params, (), observations, jnp.zeros((1, 100), bool))
-    np.testing.assert_allclose(jax.nn.softmax(distributions.logits), 0.5, atol=0.02)
-    gradient = jax.grad(lambda p: policy.apply(p, (), observations, jnp.zeros((1, 100), bool))[2].sum())(params)
+
+    def total_value(params):
+        _, distributions, values = policy.apply(params, (), observations, jnp.zeros((1, 100), bool))
+        return values.sum(), distributions.logits
+
+    gradient, logits = jax.jit(jax.grad(total_value, has_aux=True))(params)
+    np.testing.assert_allclose(jax.nn.softmax(logits), 0.5, atol=0.02)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradient["actor"]))
 
 
@@ -361,17 +368,20 @@ SPACES = {
 def test_fits_the_spaces_of_environments(name):
     environment = gaejax.make(name)
     policy = gaejax.mlp_policy(environment, hidden_sizes=(16, 8), shared=True)
-    params = policy.init(jax.random.key(0))
-    _, rows = jax.vmap(environment.reset, in_axes=(0, None))(
-        jax.random.split(jax.random.key(1), 12), environment.params
-    )
-    observations = rows.reshape(4, 3, *rows.shape[1:])
-    carry, distributions, values = policy.apply(params, policy.initial_carry(3), observations, jnp.zeros((4, 3), bool))
-    assert carry == () and values.shape == (4, 3)
-    assert isinstance(distributions, SPACES[name])
-    actions = distributions.sample(jax.random.key(2))
+
+    def act(key):
+        keys = jax.random.split(key, 12)
+        _, rows = jax.vmap(environment.reset, in_axes=(0, None))(keys, environment.params)
+        observations = rows.reshape(4, 3, *rows.shape[1:])
+        resets = jnp.zeros((4, 3), bool)
+        carry, distributions, values = policy.apply(policy.init(key), policy.initial_carry(3), observations, resets)
+        actions = distributions.sample(key)
+        return carry, distributions, values, actions, distributions.log_prob(actions), distributions.entropy()
+
+    carry, distributions, values, actions, log_probs, entropies = jax.jit(act)(jax.random.key(0))
+    assert carry == () and isinstance(distributions, SPACES[name])
     assert actions.shape == (4, 3, *environment.action_space.shape)
-    assert distributions.log_prob(actions).shape == distributions.entropy().shape == (4, 3)
+    assert values.shape == log_probs.shape == entropies.shape == (4, 3)
 
 
 @pytest.mark.parametrize("shape", [(4, 64), (64, 64), (64, 3), (1, 8)])

@@ -224,12 +224,17 @@ def test_advantages_may_be_estimated_anew_for_every_pass():
     environment = gaejax.make("CartPole-v1")
     policy = gaejax.mlp_policy(environment, (4,))
     on_policy = OnPolicy(environment, policy, estimator=lambda *, log_ratios, values, **_: (log_ratios, values))
-    state = on_policy.init(jax.random.key(0), CONFIG, None)
-    experience = on_policy.collect(state)
-    moved = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
-    batch = on_policy.batch(state, experience, moved)
-    _, distributions, values = policy.apply(moved, (), batch.observations, batch.resets)
-    expected = np.where(batch.mask, distributions.log_prob(batch.actions) - batch.log_probs, 0)
+
+    @jax.jit
+    def batch_behind_a_move(key):
+        state = on_policy.init(key, CONFIG, None)
+        moved = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
+        batch = on_policy.batch(state, on_policy.collect(state), moved)
+        _, distributions, values = policy.apply(moved, (), batch.observations, batch.resets)
+        return batch, distributions.log_prob(batch.actions), values
+
+    batch, log_probs, values = batch_behind_a_move(jax.random.key(0))
+    expected = np.where(batch.mask, log_probs - batch.log_probs, 0)
     np.testing.assert_allclose(np.where(batch.mask, batch.advantages, 0), expected, atol=1e-6)
     np.testing.assert_allclose(batch.value_targets, values, atol=1e-6)
     assert np.abs(expected).max() > 1e-3
@@ -265,7 +270,7 @@ def bias_policy():
 def test_what_is_masked_changes_neither_loss_nor_gradient_nor_diagnostics():
     policy, mask = bias_policy(), jnp.array([[True, True, False, True, False, True]])
     config = gaejax.PPOConfig(value_clip_epsilon=0.2)
-    loss = jax.value_and_grad(partial(actor_critic_loss, clip, policy, config), has_aux=True)
+    loss = jax.jit(jax.value_and_grad(partial(actor_critic_loss, clip, policy, config), has_aux=True))
     clean = minibatch(mask=mask)
     poisoned = clean._replace(
         **{
