@@ -108,8 +108,9 @@ def plot_learning_curve(metrics: Path, picture: Path, title: str, columns: Seque
             mean, spread = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
             axes.plot(steps, values.T, color="tab:blue", alpha=0.25, linewidth=0.8)
             axes.plot(steps, mean, color="tab:blue", linewidth=2, label=f"mean of {len(seeds)} seeds")
-            axes.fill_between(steps, mean - spread, mean + spread, color="tab:blue", alpha=0.2, label="± 1 std")
-            axes.legend()
+            if len(seeds) > 1:  # one alone has no spread
+                axes.fill_between(steps, mean - spread, mean + spread, color="tab:blue", alpha=0.2, label="± 1 std")
+                axes.legend()
         axes.set(ylabel=f"{name.replace('_', ' ')} (training)")
         axes.grid(alpha=0.3)
     panels[0].set(title=title)
