@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from gaejax.algorithms.transforms import encode_once
 
 import gaejax
 from gaejax.algorithms import Algorithm
-from gaejax.algorithms.transforms import encode_once
 from gaejax.language import (
     LanguageModel,
     Text,

@@ -19,11 +19,15 @@ from gaejax.advantages import (
 )
 from gaejax.algorithms import (
     A2CConfig,
+    ImpalaConfig,
+    PPGConfig,
     PPOConfig,
     PQNConfig,
     ReinforceConfig,
     TRPOConfig,
     a2c,
+    impala,
+    ppg,
     ppo,
     pqn,
     reinforce,
@@ -40,6 +44,7 @@ from gaejax.environments import (
     environment_names,
     make,
 )
+from gaejax.estimators import EstimatorInputs
 from gaejax.policies import Policy, actor_critic, mlp_policy, q_network
 from gaejax.recurrence import reverse_linear_recurrence
 from gaejax.rollout import Trajectory, rollout
@@ -53,6 +58,7 @@ from gaejax.training import (
     save_checkpoint,
     train,
 )
+from gaejax.transforms import Transform
 
 __version__ = "0.1.0"
 
@@ -62,16 +68,20 @@ __all__ = [
     "Dict",
     "Discrete",
     "Environment",
+    "EstimatorInputs",
     "Evaluation",
     "Experiment",
+    "ImpalaConfig",
     "MultiBinary",
     "MultiDiscrete",
+    "PPGConfig",
     "PPOConfig",
     "PQNConfig",
     "Policy",
     "ReinforceConfig",
     "TRPOConfig",
     "Trajectory",
+    "Transform",
     "a2c",
     "actor_critic",
     "auto_reset",
@@ -80,6 +90,7 @@ __all__ = [
     "evaluate",
     "export",
     "gae",
+    "impala",
     "length_adaptive_lambda",
     "load_checkpoint",
     "make",
@@ -87,6 +98,7 @@ __all__ = [
     "monte_carlo",
     "n_step",
     "partial_gae",
+    "ppg",
     "ppo",
     "pqn",
     "q_lambda",

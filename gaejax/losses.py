@@ -1,4 +1,4 @@
-"""Policy-gradient losses, element by element: the caller takes the masked mean."""
+"""Losses: of policies and critics, element by element, and the actor-critic loss that puts them together."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,36 +7,46 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Objective = Callable[[jax.Array, jax.Array, Any], jax.Array]
-"""What a policy is asked for: `(log_ratios, advantages, config) -> losses`, all arrays of one shape."""
+from gaejax.minibatches import Batch
+from gaejax.policies import Policy
+from gaejax.statistics import masked_mean, standardize
+
+PolicyLoss = Callable[[jax.Array, jax.Array, Any], jax.Array]
+"""The loss of a policy: `(log_ratios, advantages, config) -> losses`, all arrays of one shape."""
 
 
 def policy_gradient_loss(log_ratios: jax.Array, advantages: jax.Array, config: Any = None) -> jax.Array:
-    """The policy gradient's surrogate (Williams 1992): its gradient is that of the log-probabilities, weighted."""
+    """Computes the policy gradient's surrogate (Williams 1992): its gradient is that of the log-probabilities times the
+    advantages."""
     return -log_ratios * advantages
 
 
 def clipped_surrogate_loss(
     log_ratios: jax.Array, advantages: jax.Array, clip_epsilon: jax.Array, clip_epsilon_high: jax.Array | None = None
 ) -> jax.Array:
-    """PPO's pessimistic surrogate, negated to be minimized (Schulman et al. 2017, arXiv:1707.06347, equation 7);
-    `clip_epsilon_high` is another bound above 1, to let the improbable rise ("clip-higher", Yu et al. 2025,
-    arXiv:2503.14476)."""
+    """Computes PPO's clipped surrogate, negated to be minimized (Schulman et al. 2017, arXiv:1707.06347, equation 7).
+
+    Args:
+      log_ratios, advantages: arrays of one shape.
+      clip_epsilon: how far the probability ratio may move from 1 before its gradient is cut.
+      clip_epsilon_high: another bound above 1, which lets improbable actions rise further ("clip-higher", Yu et al.
+        2025, arXiv:2503.14476). Default: `clip_epsilon`.
+    """
     ratios = jnp.exp(log_ratios)
     high = clip_epsilon if clip_epsilon_high is None else clip_epsilon_high
     clipped = jnp.clip(ratios, 1 - clip_epsilon, 1 + high)
     return -jnp.minimum(ratios * advantages, clipped * advantages)
 
 
-def kl_penalty_loss(log_ratios: jax.Array, advantages: jax.Array, kl_coefficient: jax.Array) -> jax.Array:
-    """The unclipped surrogate with a penalty on KL(old || new), estimated at the old policy's actions by `kl_estimate`
-    (Schulman et al. 2017, arXiv:1707.06347, equation 8). With coefficient 0 nothing keeps the policy."""
+def kl_penalty_loss(log_ratios: jax.Array, advantages: jax.Array, kl_coefficient: jax.Array | float) -> jax.Array:
+    """Computes the unclipped surrogate with a penalty on KL(old || new), estimated at the old policy's actions by
+    `kl_estimate` (Schulman et al. 2017, arXiv:1707.06347, equation 8). With coefficient 0 there is no penalty."""
     return -jnp.exp(log_ratios) * advantages + kl_coefficient * kl_estimate(log_ratios)
 
 
 def drift_loss(log_ratios: jax.Array, advantages: jax.Array, alpha: float = 2.0, beta: float = 0.6) -> jax.Array:
-    """Discovered Policy Optimisation: the surrogate less a drift that is 0, with gradient 0, at ratio 1 (Lu et al.
-    2022, arXiv:2210.05639, equation 6)."""
+    """Computes the loss of Discovered Policy Optimisation: the surrogate minus a drift that is 0, with gradient 0, at
+    ratio 1 (Lu et al. 2022, arXiv:2210.05639, equation 6)."""
     gain, log_gain = jnp.expm1(log_ratios) * advantages, log_ratios * advantages
     positive = jax.nn.relu(gain - alpha * jnp.tanh(gain / alpha))
     negative = jax.nn.relu(log_gain - beta * jnp.tanh(log_gain / beta))
@@ -50,14 +60,18 @@ def value_loss(
     clip_epsilon: jax.Array | None = None,
     huber_delta: jax.Array | None = None,
 ) -> jax.Array:
-    """What a critic's error costs, step by step.
+    """Computes the loss of a critic, element by element.
 
-    Half the squared error; with `huber_delta` linear beyond that error; with `clip_epsilon` the larger of that and of
-    the value kept near the old one. (The clipped form is that of OpenAI baselines; Andrychowicz et al. 2021,
-    arXiv:2006.05990, find that it hurts.) A histogram (`CategoricalValue`) has a loss of its own, its cross-entropy.
+    Args:
+      values: the critic's output, `[...]`, or a `CategoricalValue`, whose loss is its cross-entropy with the targets.
+      targets: `[...]`.
+      old_values, clip_epsilon: if given, the larger of the loss and of that of a value clipped to within
+        `clip_epsilon` of the old one (as in OpenAI baselines; Andrychowicz et al. 2021, arXiv:2006.05990, find that it
+        hurts).
+      huber_delta: absolute error above which the loss is linear. Default: half the squared error everywhere.
 
     Raises:
-      ValueError: if a histogram's loss is to be clipped.
+      ValueError: if the loss of a histogram is to be clipped.
     """
     if not isinstance(values, jax.Array):
         if clip_epsilon is not None or huber_delta is not None:
@@ -75,5 +89,52 @@ def value_loss(
 
 
 def kl_estimate(log_ratios: jax.Array) -> jax.Array:
-    """The non-negative estimate `ratio - 1 - log ratio` of KL(old || new) (Schulman 2020, "k3")."""
+    """Computes the non-negative estimate `ratio - 1 - log ratio` of KL(old || new) (Schulman 2020, "k3")."""
     return jnp.expm1(log_ratios) - log_ratios
+
+
+def actor_critic_loss(
+    policy_loss: PolicyLoss, policy: Policy, config: Any, params: Any, batch: Batch, carry: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Computes the loss of a minibatch, a mean over its unmasked steps (Schulman et al. 2017, arXiv:1707.06347,
+    equation 9): `policy_coefficient * policy_loss + value_coefficient * value_loss - entropy_coefficient * entropy`.
+
+    Args:
+      policy_loss: `(log_ratios, advantages, config) -> losses`.
+      policy: whose loss it is.
+      config: with the fields of `gaejax.algorithms.ActorCriticConfig`.
+      params: what the loss is differentiated by.
+      batch: `[T, N, ...]`.
+      carry: the policy's memory before the first step.
+
+    Returns:
+      The loss, and a dict of its terms `policy_loss`, `value_loss` and `entropy`, of `approx_kl`, and of the
+      `log_ratios` and (standardized) `advantages` `[T, N]`.
+    """
+    mask = batch.mask
+    # Masked steps are set to 0 before they are used: a NaN would reach the gradient through a product.
+    log_probs, old_values, advantages, value_targets = (
+        jnp.where(mask, x, 0) for x in (batch.log_probs, batch.values, batch.advantages, batch.value_targets)
+    )
+    if config.advantage_normalization == "minibatch":
+        advantages = standardize(advantages, mask)
+
+    _, distributions, values = policy.apply(params, carry, batch.observations, batch.resets)
+    log_ratios = jnp.where(mask, distributions.log_prob(batch.actions) - log_probs, 0)
+    policy_term = masked_mean(policy_loss(log_ratios, advantages, config), mask)
+    value_term = masked_mean(
+        value_loss(values, value_targets, old_values, config.value_clip_epsilon, config.huber_delta), mask
+    )
+    entropy = masked_mean(distributions.entropy(), mask)
+
+    loss = config.policy_coefficient * policy_term
+    loss += config.value_coefficient * value_term
+    loss += -config.entropy_coefficient * entropy
+    return loss, dict(
+        policy_loss=policy_term,
+        value_loss=value_term,
+        entropy=entropy,
+        approx_kl=masked_mean(kl_estimate(log_ratios), mask),
+        log_ratios=log_ratios,
+        advantages=advantages,
+    )

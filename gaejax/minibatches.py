@@ -1,8 +1,7 @@
-"""Minibatches: a random permutation by integer arithmetic, and epochs over rows."""
+"""Minibatches: what an update reads, a random permutation by integer arithmetic, and shuffled epochs."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +9,38 @@ import jax.numpy as jnp
 SMALL, NUM_ROUNDS = 256, 6
 
 
+class Batch(NamedTuple):
+    """What an update reads of each transition, `[T, N, ...]`. Values at masked steps are arbitrary but not NaN in
+    `observations`.
+
+    Attributes:
+      observations: normalized, as the policy saw them.
+      resets, actions, log_probs: as in `gaejax.Trajectory`.
+      values: of the policy that the advantages were estimated with.
+      advantages, value_targets: from the estimator.
+      mask: the steps that count in the loss.
+    """
+
+    observations: Any
+    resets: jax.Array
+    actions: Any
+    log_probs: jax.Array
+    values: jax.Array
+    advantages: jax.Array
+    value_targets: jax.Array
+    mask: jax.Array
+
+
 def random_permutation(key: jax.Array, size: int) -> jax.Array:
-    """A pseudo-random permutation of `0 .. size - 1`, int32 `[size]`, without sorting where sorting is slow.
+    """Returns a pseudo-random permutation of `0 .. size - 1`, int32 `[size]`, without sorting where sorting is slow.
 
     A Feistel network over pairs (i, j) of Z_a x Z_b, where a * b is just above `size` (Black & Rogaway 2002, "Ciphers
-    with arbitrary finite domains"): each round adds a hash of one half to the other. Outputs beyond `size` are put
-    through the network again until they fall inside. On CPU several times as fast as `jax.random.permutation`, which
-    serves the small sizes, where halves are too small for a few rounds to mix them.
+    with arbitrary finite domains"): each round adds a hash of one half to the other. Outputs beyond `size` go
+    through the network again until they fall inside. On CPU it is several times as fast as `jax.random.permutation`,
+    which is used for sizes below 256, where a few rounds would not mix.
+
+    Raises:
+      ValueError: if `size` is less than 1.
     """
     if size < 1:
         raise ValueError(f"size must be positive, got {size}")
@@ -46,7 +70,7 @@ def random_permutation(key: jax.Array, size: int) -> jax.Array:
 
 
 def _balanced_factors(size: int) -> tuple[int, int]:
-    """(a, b) with a * b >= size, both near its square root; exact where `size` has such factors."""
+    """Returns (a, b) with a * b >= size, both near its square root, and equal to it if `size` has such factors."""
     root = math.isqrt(size - 1) + 1
     for left in range(root, max(root // 4, 1), -1):
         if size % left == 0:
@@ -55,7 +79,7 @@ def _balanced_factors(size: int) -> tuple[int, int]:
 
 
 def _hash(value: jax.Array, salt: jax.Array, multiplier: jax.Array) -> jax.Array:
-    """A keyed 32-bit mix (the finalizer of MurmurHash3 behind a random affine map)."""
+    """Returns a keyed 32-bit mix of `value`: a random affine map, then the finalizer of MurmurHash3."""
     value = value * multiplier + salt
     value = (value ^ (value >> 16)) * jnp.uint32(0x85EBCA6B)
     value = (value ^ (value >> 13)) * jnp.uint32(0xC2B2AE35)
@@ -63,58 +87,61 @@ def _hash(value: jax.Array, salt: jax.Array, multiplier: jax.Array) -> jax.Array
 
 
 def fold_steps(batch: Any) -> Any:
-    """`[T, N, ...]` leaves as `[1, T * N, ...]`: for a policy without memory every step is a row of its own."""
+    """Reshapes `[T, N, ...]` leaves to `[1, T * N, ...]`: without memory, transitions are independent of each other."""
     return jax.tree.map(lambda x: x.reshape(1, x.shape[0] * x.shape[1], *x.shape[2:]), batch)
 
 
-def behind_burn_in(resets: jax.Array, num_steps: int) -> jax.Array:
-    """Which steps `[T, N]` bear a loss: not the first `num_steps` of a row, unless an episode has begun in it before.
+class Update(Protocol):
+    """One update from one minibatch."""
 
-    (Kapturowski et al. 2019, "Recurrent experience replay": the stored memory is that of older parameters.)
-    """
-    late = jnp.arange(resets.shape[0])[:, None] >= num_steps
-    return late | (jnp.cumsum(resets, axis=0) > 0)
+    def __call__(self, state: Any, minibatch: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Returns the next state and diagnostics, given `(minibatch, carry)`."""
+        ...
 
 
 def minibatch_epochs(
     key: jax.Array,
     batch: Any,
     carry: Any,
-    update: Callable[[Any, tuple[Any, Any]], tuple[Any, Any]],
+    update: Update,
     state: Any,
     num_epochs: int,
     num_minibatches: int,
 ) -> tuple[Any, Any]:
-    """Scans `update` over epochs of shuffled minibatches; every row appears exactly once an epoch.
+    """Scans `update` over epochs of shuffled minibatches, in which every element appears exactly once per epoch.
+
+    A minibatch is made of whole environments, `[T, N / num_minibatches, ...]`, if the policy has a memory. Otherwise it
+    is made of single transitions, `[1, T * N / num_minibatches, ...]`.
 
     Args:
       key: randomness of the shuffles.
       batch: a pytree with leaves `[T, N, ...]`, or a function of the state that makes it anew for every epoch.
-      carry: the policy's memory at the start of every row, leaves `[N, ...]`. Minibatches are whole rows; where there
-        is no memory the rows are folded to single steps.
+      carry: the policy's memory before the first step, leaves `[N, ...]`; `()` without memory.
       update: `(state, (minibatch, carry)) -> (state, info)`.
       state: what `update` carries along.
+      num_epochs, num_minibatches: passes over the batch, and minibatches in a pass.
 
     Returns:
       The last state, and the infos, leaves `[num_epochs, num_minibatches, ...]`.
+
+    Raises:
+      ValueError: if `num_minibatches` does not divide the number of elements.
     """
-
-    def rows_now(state: Any) -> Any:
-        now = batch(state) if callable(batch) else batch
-        return now if jax.tree.leaves(carry) else fold_steps(now)
-
-    num_rows = jax.tree.leaves(jax.eval_shape(rows_now, state))[0].shape[1]
-    if num_rows % num_minibatches:
-        raise ValueError(f"num_minibatches must divide the {num_rows} rows of a batch, got {num_minibatches}")
+    has_memory = bool(jax.tree.leaves(carry))
 
     def epoch(state: Any, key: jax.Array) -> tuple:
-        batch = rows_now(state)
-        rows = random_permutation(key, num_rows).reshape(num_minibatches, -1)
+        now = batch(state) if callable(batch) else batch
+        now = now if has_memory else fold_steps(now)
+        size = jax.tree.leaves(now)[0].shape[1]
+        if size % num_minibatches:
+            what = "environments" if has_memory else "transitions"
+            raise ValueError(f"num_minibatches must divide the {size} {what} of a batch, got {num_minibatches}")
+        chosen = random_permutation(key, size).reshape(num_minibatches, -1)
 
-        def step(state: Any, rows: jax.Array) -> tuple:
-            minibatch = jax.tree.map(lambda x: x[:, rows], batch)
-            return update(state, (minibatch, jax.tree.map(lambda x: x[rows], carry)))
+        def step(state: Any, chosen: jax.Array) -> tuple:
+            minibatch = jax.tree.map(lambda x: x[:, chosen], now)
+            return update(state, (minibatch, jax.tree.map(lambda x: x[chosen], carry)))
 
-        return jax.lax.scan(step, state, rows)
+        return jax.lax.scan(step, state, chosen)
 
     return jax.lax.scan(epoch, state, jax.random.split(key, num_epochs))

@@ -5,19 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from gaejax.algorithms.on_policy import OnPolicy
+from gaejax.algorithms.transforms import first_episodes
+from gaejax.schedules import check_schedules, scheduled
 from probes import constant_reward, spaces
 from test_environments import counter
 
 import gaejax
 from gaejax.algorithms import ALGORITHMS, HEALTHY, Transform
 from gaejax.algorithms.explain import explain
-from gaejax.algorithms.on_policy import OnPolicy
-from gaejax.algorithms.transforms import first_episodes
 from gaejax.distributions import EpsilonGreedy
 from gaejax.environments import Box, Dict, Discrete, MultiBinary
 from gaejax.policies import actor_critic, gru, mlp, q_network, transformer
 from gaejax.rollout import episode_steps
-from gaejax.schedules import check_schedules, scheduled
 from gaejax.training.logs import explain_report, flat
 
 KEY = jax.random.key(0)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gaejax.algorithms.transforms import encode_once
 
 import gaejax
-from gaejax.algorithms.transforms import encode_once
 from gaejax.language import (
     DecoderConfig,
     decoder_policy,

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from gaejax.algorithms.actor_critic import actor_critic_loss
+from gaejax.algorithms.batches import Batch
+from gaejax.algorithms.on_policy import OnPolicy
 from probes import constant_reward, forced_actions
 from test_environments import counter
 from test_rollout import remembering_policy
 
 import gaejax
-from gaejax.algorithms.actor_critic import actor_critic_loss
-from gaejax.algorithms.batches import Batch
-from gaejax.algorithms.on_policy import OnPolicy
 from gaejax.algorithms.ppo import OBJECTIVES, adapted, clip
 from gaejax.distributions import Categorical
 from gaejax.losses import (

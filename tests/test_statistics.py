@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gaejax.normalizers import ObservationNormalizer, RewardNormalizer
 from scipy import stats
 
 from gaejax.distributions import Categorical, DiagonalGaussian
 from gaejax.environments import Box, Dict, Discrete, MultiBinary
-from gaejax.normalizers import ObservationNormalizer, RewardNormalizer
 from gaejax.rollout import Trajectory
 from gaejax.statistics import RunningMoments, explained_variance, masked_mean, standardize
 

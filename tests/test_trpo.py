@@ -5,9 +5,9 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gaejax.algorithms.on_policy import OnPolicy
 
 import gaejax
-from gaejax.algorithms.on_policy import OnPolicy
 from gaejax.algorithms.trpo import TRPOConfig, conjugate_gradient, measures, trust_region_step, value_metric
 from gaejax.policies import actor_critic, mlp
 

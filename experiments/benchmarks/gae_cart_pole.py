@@ -13,9 +13,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gaejax.algorithms.transforms import first_episodes
 
 import gaejax
-from gaejax.algorithms.transforms import first_episodes
 from gaejax.policies import actor_critic, mlp
 
 RESULTS = Path(__file__).parent / "results"

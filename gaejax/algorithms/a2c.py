@@ -1,61 +1,90 @@
 """Advantage actor-critic, synchronous (Mnih et al. 2016, arXiv:1602.01783): a short rollout, one gradient step."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Unpack
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
-from gaejax.algorithms.actor_critic import ActorCriticConfig, actor_critic_loss
-from gaejax.algorithms.core import Algorithm
-from gaejax.algorithms.on_policy import OnPolicy, Parts
-from gaejax.algorithms.training_state import TrainingInfo, TrainingState
+from gaejax._hints import refuses_unknown_arguments
+from gaejax.algorithms import parts
+from gaejax.algorithms.algorithm import Algorithm
+from gaejax.algorithms.config import ActorCriticConfig, hyperparameters, number, size
+from gaejax.algorithms.state import TrainingInfo, TrainingState
 from gaejax.environments import Environment
-from gaejax.losses import policy_gradient_loss
+from gaejax.losses import actor_critic_loss, policy_gradient_loss
 from gaejax.policies import Policy
+from gaejax.statistics import masked_mean
+from gaejax.transforms import Transform
 
 
-@struct.dataclass
+@hyperparameters
 class A2CConfig(ActorCriticConfig):
-    """A2C's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), all else is static."""
+    """A2C's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), the others are static."""
 
-    num_steps: int = struct.field(default=8, pytree_node=False)
-    """Steps of a rollout, T."""
-    learning_rate: float = 2e-3
-    """Of the optimizer, at the start."""
-
-
-def rms_prop(learning_rate: jax.Array) -> optax.GradientTransformation:
-    """RMSProp as A2C implementations use it, decay .99 and epsilon 1e-5."""
-    return optax.rmsprop(learning_rate, decay=0.99, eps=1e-5)
+    num_steps: int = size(8)
+    """Number of steps in a rollout, T."""
+    learning_rate: float = number(2e-3)
+    """Initial learning rate of the optimizer."""
 
 
-def a2c(environment: Environment, policy: Policy, **parts: Unpack[Parts]) -> Algorithm:
-    """A2C on an environment with a policy: one step up the policy gradient with each rollout.
+def rms_prop(config: Any) -> optax.GradientTransformation:
+    """Returns RMSProp as A2C implementations use it, with decay 0.99 and epsilon 1e-5."""
+    return optax.rmsprop(config.learning_rate, decay=0.99, eps=1e-5)
+
+
+@refuses_unknown_arguments
+def a2c(
+    environment: Environment,
+    policy: Policy,
+    *,
+    optimizer: parts.Optimizer = rms_prop,
+    estimator: parts.AnyEstimator = "gae",
+    schedules: parts.Schedules | None = None,
+    transforms: Sequence[Transform] = (),
+) -> Algorithm:
+    """Makes A2C: one step of policy gradient after each rollout.
 
     Args:
-      environment, policy: as of `gaejax.ppo`.
-      **parts: `optimizer` (default RMSProp), `estimator`, `schedules`, `transforms`: see `OnPolicy`.
+      environment, policy, optimizer, estimator, schedules, transforms: as in `gaejax.ppo`; the default optimizer is
+        RMSProp.
 
     Returns:
       An `Algorithm`: `init(key, config: A2CConfig) -> TrainingState`, `step(state) -> (TrainingState, TrainingInfo)`.
     """
-    on_policy = OnPolicy(environment, policy, **{"optimizer": rms_prop, **parts})
+    optimizer = parts.as_optimizer("a2c", optimizer)
+    estimator = parts.resolved_estimator("a2c", estimator, policy, environment)
+    schedules = parts.resolved_schedules({"learning_rate": "linear", **(schedules or {})})
 
     def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
-        experience = on_policy.collect(state)
-        batch = on_policy.batch(state, experience, state.params)
-        training, diagnostics = on_policy.gradient_step(
-            experience.config,
-            partial(actor_critic_loss, policy_gradient_loss, policy, experience.config),
-            (state.params, state.optimizer),
-            batch,
-            experience.trajectory.initial_carry,
-        )
-        diagnostics["first_log_ratio"] = jnp.max(jnp.abs(diagnostics.pop("log_ratios")))
-        diagnostics["learning_rate"] = experience.config.learning_rate
-        return on_policy.finish(state, experience, batch, training, diagnostics)
+        config = parts.scheduled(state.config, schedules, state.updates)
+        next_key, rollout_key, _ = jax.random.split(state.key, 3)
+        act = parts.acting(policy, state)
+        experience = parts.collect(rollout_key, environment, policy, act, state, config, transforms)
+        batch = parts.make_batch(estimator, act, state, experience, config)
 
-    return on_policy.algorithm(step)
+        loss = partial(actor_critic_loss, policy_gradient_loss, policy, config)
+        training = (state.params, state.optimizer)
+        carry = experience.trajectory.initial_carry
+        training, terms = parts.gradient_step(parts.clipped(optimizer, config), loss, training, batch, carry)
+
+        # With ratio 1 the surrogate is always 0; the loss of the textbooks, with log-probabilities, says more.
+        terms["policy_loss"] = -masked_mean(batch.log_probs * terms.pop("advantages"), batch.mask)
+        terms["first_log_ratio"] = jnp.max(jnp.abs(terms.pop("log_ratios")))
+        terms["learning_rate"] = config.learning_rate
+        del terms["approx_kl"]  # 0, before the only step
+        info = parts.training_info(policy, state, experience, batch, config, terms)
+        return parts.next_state(state, experience, next_key, *training), info
+
+    return parts.make_algorithm(
+        "a2c",
+        A2CConfig,
+        environment,
+        policy,
+        step,
+        optimizer=optimizer,
+        schedules=schedules,
+        transforms=transforms,
+    )

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gaejax.algorithms.batches import Batch
-from gaejax.algorithms.training_state import Experience
+from gaejax.algorithms.state import Experience
+from gaejax.minibatches import Batch
 from gaejax.policies import Policy
 from gaejax.statistics import masked_mean, standardize
 

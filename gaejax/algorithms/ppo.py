@@ -1,42 +1,48 @@
 """Proximal Policy Optimization with Generalized Advantage Estimation (Schulman et al. 2017, arXiv:1707.06347)."""
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Unpack
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
+import optax
 
-from gaejax.algorithms.actor_critic import ActorCriticConfig, actor_critic_loss
-from gaejax.algorithms.batches import Batch
-from gaejax.algorithms.core import Algorithm
-from gaejax.algorithms.on_policy import OnPolicy, Parts
-from gaejax.algorithms.training_state import TrainingInfo, TrainingState
+from gaejax._hints import refuses_unknown_arguments
+from gaejax.algorithms import parts
+from gaejax.algorithms.algorithm import Algorithm
+from gaejax.algorithms.config import ActorCriticConfig, hyperparameters, number, size, switch
+from gaejax.algorithms.objectives import Objective, as_objective, check_objective
+from gaejax.algorithms.state import TrainingInfo, TrainingState
 from gaejax.environments import Environment
-from gaejax.losses import Objective, clipped_surrogate_loss, drift_loss, kl_estimate, kl_penalty_loss
-from gaejax.minibatches import minibatch_epochs
+from gaejax.losses import PolicyLoss, actor_critic_loss
+from gaejax.minibatches import Batch, minibatch_epochs
 from gaejax.policies import Policy
-from gaejax.statistics import masked_mean, standardize
+from gaejax.statistics import masked_mean
+from gaejax.transforms import Transform
 
 
-@struct.dataclass
+@hyperparameters
 class PPOConfig(ActorCriticConfig):
-    """PPO's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), all else is static."""
+    """PPO's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), the others are static."""
 
-    num_epochs: int = struct.field(default=4, pytree_node=False)
+    num_epochs: int = size(4)
     """Passes over a rollout."""
-    num_minibatches: int = struct.field(default=4, pytree_node=False)
-    """Parts of a pass."""
-    recompute_advantages: bool = struct.field(default=False, pytree_node=False)
-    """Whether every pass estimates values and advantages anew (Andrychowicz et al. 2021, arXiv:2006.05990)."""
-    clip_epsilon: float = 0.2
-    """How far the probability ratio may move before its gradient is cut."""
-    clip_epsilon_high: float = 0.28
-    """The same above 1, of the objective "clip_higher"."""
-    kl_coefficient: float = 1.0
-    """Weight of the penalty of the objectives "kl" and "adaptive_kl"; the latter changes it."""
-    kl_target: float = 0.01
-    """The KL divergence of an update at which "adaptive_kl" aims."""
+    num_minibatches: int = size(4)
+    """Minibatches in a pass."""
+    recompute_advantages: bool = switch(False)
+    """Whether to estimate values and advantages anew before every pass (Andrychowicz et al. 2021, arXiv:2006.05990)."""
+    clip_epsilon: float = number(0.2)
+    """How far the probability ratio may move from 1 before its gradient is cut."""
+    clip_epsilon_high: float = number(0.28)
+    """The same bound above 1, for the objective "clip_higher"."""
+    kl_coefficient: float = number(1.0)
+    """Weight of the KL penalty of the objective "kl"; the initial one of "adaptive_kl"."""
+    kl_target: float = number(0.01)
+    """KL divergence per update at which "adaptive_kl" aims."""
+    target_kl: float | None = number(None, positive=True)
+    """KL divergence above which the rest of an update is skipped: from the first minibatch whose estimate is larger.
+    None: never."""
 
     def validate(self) -> None:
         super().validate()
@@ -47,105 +53,125 @@ class PPOConfig(ActorCriticConfig):
             )
 
 
-def clip(log_ratios: jax.Array, advantages: jax.Array, config: PPOConfig) -> jax.Array:
-    return clipped_surrogate_loss(log_ratios, advantages, config.clip_epsilon)
-
-
-def clip_higher(log_ratios: jax.Array, advantages: jax.Array, config: PPOConfig) -> jax.Array:
-    return clipped_surrogate_loss(log_ratios, advantages, config.clip_epsilon, config.clip_epsilon_high)
-
-
-def kl(log_ratios: jax.Array, advantages: jax.Array, config: PPOConfig) -> jax.Array:
-    return kl_penalty_loss(log_ratios, advantages, config.kl_coefficient)
-
-
-def adaptive_kl(log_ratios: jax.Array, advantages: jax.Array, config: PPOConfig) -> jax.Array:
-    return kl(log_ratios, advantages, config)
-
-
-def dpo(log_ratios: jax.Array, advantages: jax.Array, config: PPOConfig) -> jax.Array:
-    return drift_loss(log_ratios, advantages)
-
-
-def unclipped(log_ratios: jax.Array, advantages: jax.Array, config: PPOConfig) -> jax.Array:
-    return kl_penalty_loss(log_ratios, advantages, 0.0)
-
-
-OBJECTIVES = {each.__name__: each for each in (clip, clip_higher, kl, adaptive_kl, dpo, unclipped)}
-
-
+@refuses_unknown_arguments
 def ppo(
-    environment: Environment, policy: Policy, *, objective: str | Objective = "clip", **parts: Unpack[Parts]
+    environment: Environment,
+    policy: Policy,
+    *,
+    objective: str | PolicyLoss | Objective = "clip",
+    optimizer: parts.Optimizer = parts.adam,
+    estimator: parts.AnyEstimator = "gae",
+    schedules: parts.Schedules | None = None,
+    transforms: Sequence[Transform] = (),
 ) -> Algorithm:
-    """PPO on an environment with a policy.
+    """Makes PPO.
 
     Args:
-      environment: what to train on; it need not reset itself, and bounded real actions are rescaled from [-1, 1].
+      environment: what to train on. It must not reset itself. Bounded real actions are rescaled from [-1, 1].
       policy: an actor-critic for its spaces.
-      objective: "clip", "clip_higher", "kl", "adaptive_kl", "dpo", "unclipped" (see `gaejax.losses`), or a function
-        `(log_ratios, advantages, config) -> losses` of arrays of one shape.
-      **parts: `optimizer`, `estimator`, `schedules`, `transforms`: see `OnPolicy`.
+      objective: "clip", "clip_higher", "kl", "adaptive_kl", "dpo", "unclipped", a function
+        `(log_ratios, advantages, config) -> losses` of arrays of one shape, or a `gaejax.algorithms.Objective`.
+      optimizer: `config -> optax.GradientTransformation`, or a function of a learning rate such as `optax.adamw`.
+        Gradients are clipped to the global norm `config.max_grad_norm` before it. Default: Adam, epsilon 1e-5.
+      estimator: a name in `gaejax.estimators.ESTIMATORS`, a function of `gaejax.EstimatorInputs`, or a keyword function
+        called like `gaejax.gae`.
+      schedules: factors of the config's floats by field: a function of progress from 0 to 1 over `anneal_steps`
+        transitions, or "linear" (to 0), "cosine" (to 0), "constant". The learning rate is "linear" by default.
+      transforms: of the trajectory, applied in order before advantages are estimated.
 
     Returns:
       An `Algorithm`: `init(key, config: PPOConfig) -> TrainingState`, `step(state) -> (TrainingState, TrainingInfo)`.
+
+    Raises:
+      ValueError, TypeError: for an argument that does not fit; one line that names it.
     """
-    on_policy = OnPolicy(environment, policy, **parts)
-    if not callable(objective) and objective not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)} or a function, got {objective!r}")
-    objective = objective if callable(objective) else OBJECTIVES[objective]
+    objective = as_objective(objective)
+    optimizer = parts.as_optimizer("ppo", optimizer)
+    estimator = parts.resolved_estimator("ppo", estimator, policy, environment)
+    schedules = parts.resolved_schedules({"learning_rate": "linear", **(schedules or {})})
 
     def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
-        experience = on_policy.collect(state)
-        config = experience.config
-
-        def batch(training: tuple) -> Batch:
-            batch = on_policy.batch(state, experience, training[0])
-            if config.advantage_normalization == "batch":
-                batch = batch._replace(advantages=standardize(batch.advantages, experience.trajectory.mask))
-            return batch
-
-        def update(training: tuple, minibatch: tuple) -> tuple:
-            loss = partial(actor_critic_loss, objective, policy, config)
-            training, diagnostics = on_policy.gradient_step(config, loss, training, *minibatch)
-            log_ratios, mask = diagnostics.pop("log_ratios"), minibatch[0].mask
-            return training, diagnostics | dict(
-                approx_kl=masked_mean(kl_estimate(log_ratios), mask),
-                clip_fraction=masked_mean(jnp.abs(jnp.expm1(log_ratios)) > config.clip_epsilon, mask),
-                first_log_ratio=jnp.max(jnp.abs(log_ratios)),
-            )
-
-        training = (state.params, state.optimizer)
-        first = batch(training)
-        training, diagnostics = minibatch_epochs(
-            experience.key,
-            batch if config.recompute_advantages else first,
-            experience.trajectory.initial_carry,
-            update,
-            training,
-            config.num_epochs,
-            config.num_minibatches,
+        config = parts.scheduled(state.config, schedules, state.updates)
+        next_key, rollout_key, shuffle_key = jax.random.split(state.key, 3)
+        experience = parts.collect(
+            rollout_key, environment, policy, parts.acting(policy, state), state, config, transforms
         )
-        if objective is adaptive_kl:
-            coefficient = adapted(state.config.kl_coefficient, diagnostics["approx_kl"][-1].mean(), config.kl_target)
-            diagnostics["kl_coefficient"] = coefficient
-            state = state._replace(config=state.config.replace(kl_coefficient=coefficient))
-        diagnostics["first_log_ratio"] = diagnostics["first_log_ratio"][0, 0]
-        diagnostics["learning_rate"] = config.learning_rate
-        return on_policy.finish(state, experience, first, training, diagnostics)
 
-    return on_policy.algorithm(step, partial(check_objective, objective))
+        def batch_of(params: Any) -> Batch:
+            return parts.make_batch(estimator, parts.acting(policy, state, params), state, experience, config)
+
+        first_batch = batch_of(state.params)
+        (params, optimizer_state), terms = ppo_epochs(
+            shuffle_key,
+            batch_of if config.recompute_advantages else first_batch,
+            experience.trajectory.initial_carry,
+            (state.params, state.optimizer),
+            partial(actor_critic_loss, partial(objective.loss, state.algorithm), policy, config),
+            parts.clipped(optimizer, config),
+            config,
+        )
+        own = objective.adapt(state.algorithm, terms["approx_kl"][-1].mean(), config)
+        terms |= own | {"learning_rate": config.learning_rate}
+        info = parts.training_info(policy, state, experience, first_batch, config, terms)
+        return parts.next_state(state, experience, next_key, params, optimizer_state, own), info
+
+    return parts.make_algorithm(
+        "ppo",
+        PPOConfig,
+        environment,
+        policy,
+        step,
+        optimizer=optimizer,
+        schedules=schedules,
+        transforms=transforms,
+        own_state=lambda state: objective.init(state.config),
+        check=partial(check_objective, objective),
+    )
 
 
-def adapted(coefficient: jax.Array, divergence: jax.Array, target: jax.Array) -> jax.Array:
-    """The KL penalty's next coefficient: twice or half, where the divergence was off its target by half (section 4)."""
-    factor = jnp.where(divergence > 1.5 * target, 2.0, jnp.where(divergence < target / 1.5, 0.5, 1.0))
-    return jnp.clip(coefficient * factor, 1e-4, 1e4)
+def ppo_epochs(
+    key: jax.Array,
+    batch: Batch | Callable[[Any], Batch],
+    carry: Any,
+    training: tuple[Any, Any],
+    loss: parts.LossFn,
+    optimizer: optax.GradientTransformationExtraArgs,
+    config: PPOConfig,
+) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
+    """Takes the gradient steps of an update: `num_epochs` passes over a batch in `num_minibatches` minibatches, until the
+    estimated KL divergence is above `target_kl`, if that is given.
 
+    Args:
+      key: randomness of the shuffles.
+      batch: of transitions, or a function of the parameters that makes it anew for every pass.
+      carry: the policy's memory before the first step.
+      training: `(params, optimizer_state)`.
+      loss: `gaejax.losses.actor_critic_loss` with all but its last three arguments bound.
+      optimizer: as in `gradient_step`.
+      config: the scheduled config.
 
-def check_objective(objective: Objective, config: Any) -> None:
-    """Raises ValueError for an objective that does not return a loss for every step."""
-    steps = jax.ShapeDtypeStruct((2, 3), jnp.float32)
-    losses = jax.eval_shape(objective, steps, steps, config)
-    if getattr(losses, "shape", None) != steps.shape:
-        got = getattr(losses, "shape", type(losses).__name__)
-        raise ValueError(f"objective must return a loss for each step, {steps.shape} of such arrays, got {got}")
+    Returns:
+      The new `(params, optimizer_state)`, and diagnostics, `[num_epochs, num_minibatches]` but for `first_log_ratio`.
+    """
+
+    def update(progress: tuple, minibatch: tuple) -> tuple:
+        training, running = progress
+        moved, terms = parts.gradient_step(optimizer, loss, training, *minibatch)
+        if config.target_kl is not None:
+            running = running & (terms["approx_kl"] <= config.target_kl)
+            moved = parts.select(running, moved, training)
+        log_ratios, _ = terms.pop("log_ratios"), terms.pop("advantages")
+        terms["clip_fraction"] = masked_mean(jnp.abs(jnp.expm1(log_ratios)) > config.clip_epsilon, minibatch[0].mask)
+        terms["first_log_ratio"] = jnp.max(jnp.abs(log_ratios))
+        return (moved, running), terms
+
+    (training, _), terms = minibatch_epochs(
+        key,
+        (lambda progress: batch(progress[0][0])) if callable(batch) else batch,
+        carry,
+        update,
+        (training, jnp.array(True)),
+        config.num_epochs,
+        config.num_minibatches,
+    )
+    return training, terms | {"first_log_ratio": terms["first_log_ratio"][0, 0]}

@@ -1,91 +1,108 @@
 """Parallelised Q-network: Q(lambda) without replay or target network (Gallici et al. 2025, arXiv:2407.04811)."""
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Unpack
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
-from gaejax.advantages import td_lambda
-from gaejax.algorithms.batches import Batch
-from gaejax.algorithms.core import Algorithm
-from gaejax.algorithms.on_policy import OnPolicy, Parts
-from gaejax.algorithms.training_state import OnPolicyConfig, TrainingInfo, TrainingState
+from gaejax._hints import refuses_unknown_arguments
+from gaejax.algorithms import parts
+from gaejax.algorithms.algorithm import Algorithm
+from gaejax.algorithms.config import OnPolicyConfig, hyperparameters, number, size
+from gaejax.algorithms.state import TrainingInfo, TrainingState
 from gaejax.distributions import EpsilonGreedy
 from gaejax.environments import Discrete, Environment
-from gaejax.minibatches import minibatch_epochs
+from gaejax.minibatches import Batch, minibatch_epochs
 from gaejax.policies import Policy, distribution_of
 from gaejax.statistics import masked_mean
+from gaejax.transforms import Transform
 
 
-@struct.dataclass
+@hyperparameters
 class PQNConfig(OnPolicyConfig):
-    """PQN's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), all else is static."""
+    """PQN's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), the others are static."""
 
-    num_steps: int = struct.field(default=32, pytree_node=False)
-    """Steps of a rollout, T."""
-    num_epochs: int = struct.field(default=2, pytree_node=False)
+    num_steps: int = size(32)
+    """Number of steps in a rollout, T."""
+    num_epochs: int = size(2)
     """Passes over a rollout."""
-    num_minibatches: int = struct.field(default=8, pytree_node=False)
-    """Parts of a pass."""
-    gae_lambda: float = 0.65
-    """Lambda of the estimator: 0 trusts the action values, 1 the rewards that were seen."""
-    learning_rate: float = 5e-4
-    """Of the optimizer, at the start."""
-    optimizer_epsilon: float = 1e-8
-    """What is added to the spread of gradients. Where a task is solved and errors vanish, steps would keep their length
-    and wander off: with .1, and a larger learning rate, they vanish too."""
-    max_grad_norm: float = 10.0
-    """The global norm to which gradients are clipped."""
-    epsilon: float = 1.0
-    """The share of actions that are drawn at random, at the start."""
+    num_minibatches: int = size(8)
+    """Minibatches in a pass."""
+    gae_lambda: float = number(0.65, most=1)
+    """Lambda of the estimator: 0 trusts the action values, 1 the observed rewards."""
+    learning_rate: float = number(5e-4)
+    """Initial learning rate of the optimizer."""
+    optimizer_epsilon: float = number(1e-8)
+    """Epsilon of RAdam. Once a task is solved and its errors vanish, steps keep their length and the parameters drift;
+    with 0.1, and a larger learning rate, the steps vanish too."""
+    max_grad_norm: float = number(10.0)
+    """Global norm to which gradients are clipped."""
+    epsilon: float = number(1.0)
+    """Initial share of actions that are drawn uniformly."""
 
 
-EXPLORATION = optax.linear_schedule(1.0, 0.05, 0.1)  # down to a twentieth in the first tenth of the run
+EXPLORATION = optax.linear_schedule(1.0, 0.05, 0.1)  # to 0.05 in the first tenth of the run
 
 
-def rectified_adam(learning_rate: jax.Array, optimizer_epsilon: jax.Array) -> optax.GradientTransformation:
-    """RAdam with the config's epsilon."""
-    return optax.radam(learning_rate, eps=optimizer_epsilon)
+def rectified_adam(config: Any) -> optax.GradientTransformation:
+    """Returns RAdam with the config's epsilon."""
+    return optax.radam(config.learning_rate, eps=config.optimizer_epsilon)
 
 
-def pqn(environment: Environment, policy: Policy, **parts: Unpack[Parts]) -> Algorithm:
-    """PQN on an environment with discrete actions.
+@refuses_unknown_arguments
+def pqn(
+    environment: Environment,
+    policy: Policy,
+    *,
+    optimizer: parts.Optimizer = rectified_adam,
+    estimator: parts.AnyEstimator = "td_lambda",
+    schedules: parts.Schedules | None = None,
+    transforms: Sequence[Transform] = (),
+) -> Algorithm:
+    """Makes PQN, for discrete actions.
 
     Args:
-      environment: as of `gaejax.ppo`.
-      policy: of action values, `gaejax.q_network(environment, body)`; layer norm in its body keeps them from diverging.
-      **parts: `optimizer` (default `rectified_adam`), `estimator` (default Peng's Q(lambda), `td_lambda`; `retrace` and
-        `q_lambda` fit too), `schedules` (`epsilon` falls to a twentieth in the first tenth), `transforms`: see
-        `OnPolicy`.
+      environment: as in `gaejax.ppo`.
+      policy: one of action values, `gaejax.q_network(environment, body)`; layer norm in its body keeps the values from
+        diverging.
+      optimizer, estimator, schedules, transforms: as in `gaejax.ppo`. The default optimizer is RAdam, the default
+        estimator Peng's Q(lambda) ("td_lambda"; "retrace" and "q_lambda" fit too), and `epsilon` falls to 0.05 of its
+        start in the first tenth of the run.
 
     Returns:
       An `Algorithm`: `init(key, config: PQNConfig) -> TrainingState`, `step(state) -> (TrainingState, TrainingInfo)`.
+
+    Raises:
+      ValueError, TypeError: for an argument that does not fit; one line that names it.
     """
     if not isinstance(environment.action_space, Discrete):
         kind = type(environment.action_space).__name__
-        raise ValueError(f"action_space of pqn must be Discrete, got a {kind} in {environment.name}: take ppo")
+        raise ValueError(f"action_space of pqn must be Discrete, got a {kind} in {environment.name}: use ppo")
     if distribution_of(policy, environment) is not EpsilonGreedy:
         raise ValueError("policy of pqn must be one of action values: gaejax.q_network(environment, body)")
+    optimizer = parts.as_optimizer("pqn", optimizer)
+    estimator = parts.resolved_estimator("pqn", estimator, policy, environment)
+    schedules = parts.resolved_schedules({"learning_rate": "linear", "epsilon": EXPLORATION, **(schedules or {})})
 
-    def explore(distributions: EpsilonGreedy, config: PQNConfig) -> EpsilonGreedy:
-        return EpsilonGreedy(distributions.action_values, config.epsilon * jnp.ones_like(distributions.epsilon))
-
-    schedules = {"epsilon": EXPLORATION} | dict(parts.pop("schedules", {}))
-    defaults = {"estimator": td_lambda, "optimizer": rectified_adam, **parts}
-    on_policy = OnPolicy(environment, policy, schedules=schedules, explore=explore, **defaults)
+    def act(state: TrainingState, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, Any, Any]:
+        carry, greedy, values = parts.acting(policy, state)(carry, observations, resets)
+        epsilon = parts.scheduled(state.config, schedules, state.updates).epsilon
+        return carry, EpsilonGreedy(greedy.action_values, epsilon * jnp.ones_like(greedy.epsilon)), values
 
     def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
-        experience = on_policy.collect(state)
-        config, batch = experience.config, on_policy.batch(state, experience, state.params)
+        config = parts.scheduled(state.config, schedules, state.updates)
+        next_key, rollout_key, shuffle_key = jax.random.split(state.key, 3)
+        experience = parts.collect(rollout_key, environment, policy, partial(act, state), state, config, transforms)
+        batch = parts.make_batch(estimator, partial(act, state), state, experience, config)
 
         def update(training: tuple, minibatch: tuple) -> tuple:
-            return on_policy.gradient_step(config, partial(q_loss, policy), training, *minibatch)
+            return parts.gradient_step(parts.clipped(optimizer, config), partial(q_loss, policy), training, *minibatch)
 
-        training, diagnostics = minibatch_epochs(
-            experience.key,
+        training, terms = minibatch_epochs(
+            shuffle_key,
             batch,
             experience.trajectory.initial_carry,
             update,
@@ -93,14 +110,25 @@ def pqn(environment: Environment, policy: Policy, **parts: Unpack[Parts]) -> Alg
             config.num_epochs,
             config.num_minibatches,
         )
-        diagnostics |= {"learning_rate": config.learning_rate, "epsilon": config.epsilon}
-        return on_policy.finish(state, experience, batch, training, diagnostics)
+        terms |= {"learning_rate": config.learning_rate, "epsilon": config.epsilon}
+        info = parts.training_info(policy, state, experience, batch, config, terms)
+        return parts.next_state(state, experience, next_key, *training), info
 
-    return on_policy.algorithm(step)
+    return parts.make_algorithm(
+        "pqn",
+        PQNConfig,
+        environment,
+        policy,
+        step,
+        optimizer=optimizer,
+        schedules=schedules,
+        transforms=transforms,
+        act=act,
+    )
 
 
-def q_loss(policy: Policy, params: Any, batch: Batch, carry: Any) -> tuple[jax.Array, dict]:
-    """Half the squared error of the taken actions' values, a mean over a minibatch's unmasked steps."""
+def q_loss(policy: Policy, params: Any, batch: Batch, carry: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Computes half the squared error of the taken actions' values, a mean over a minibatch's unmasked steps."""
     _, distributions, _ = policy.apply(params, carry, batch.observations, batch.resets)
     errors = distributions.values_of(batch.actions) - jnp.where(batch.mask, batch.value_targets, 0)
     loss = masked_mean(0.5 * jnp.square(errors), batch.mask)

@@ -1,7 +1,7 @@
-"""REINFORCE (Williams 1992), from a first lesson: collect, estimate advantages, one policy-gradient step.
+"""REINFORCE (Williams 1992), the first lesson: collect, estimate advantages, take one policy-gradient step.
 
-The program that is usually taught with Generalized Advantage Estimation has four errors, each of which
-`tests/test_reinforce.py` puts a number on:
+The program that is usually taught with Generalized Advantage Estimation has four errors. `tests/test_reinforce.py`
+measures each of them:
 
 1. its recursion starts from `reward - value` instead of the temporal-difference error
    `reward + discount * next_value - value`, so a critic that is exactly right yields advantages that are not 0;
@@ -12,76 +12,92 @@ The program that is usually taught with Generalized Advantage Estimation has fou
    to 1 and the gradient is not one of log-probabilities of anything that was sampled.
 """
 
-from typing import Any, Literal, Unpack
+from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
-from gaejax.advantages import decoupled_gae, monte_carlo
+from gaejax._hints import refuses_unknown_arguments
+from gaejax.algorithms import parts
 from gaejax.algorithms.a2c import A2CConfig, a2c
-from gaejax.algorithms.core import Algorithm
-from gaejax.algorithms.on_policy import Parts
+from gaejax.algorithms.algorithm import Algorithm
+from gaejax.algorithms.config import choice, hyperparameters, number, size
 from gaejax.environments import Environment
+from gaejax.estimators import ESTIMATORS, Estimator, EstimatorInputs, without_baseline
 from gaejax.policies import Policy, mlp_policy
+from gaejax.transforms import Transform
 
 
-@struct.dataclass
+@hyperparameters
 class ReinforceConfig(A2CConfig):
-    """REINFORCE's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), all else is static."""
+    """REINFORCE's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), the others are static."""
 
-    num_steps: int = struct.field(default=32, pytree_node=False)
-    """Steps of a rollout, T."""
-    learning_rate: float = 1e-3
-    """Of the optimizer, at the start."""
-    advantage_normalization: Literal["minibatch", "batch", "none"] = struct.field(default="none", pytree_node=False)
-    """Over what advantages are standardized."""
-
-
-def without_baseline(*, values: Any, next_values: Any, **steps: Any) -> tuple[Any, Any]:
-    """The discounted reward to come, as the rollout shows it, in place of an advantage."""
-    nothing = jnp.zeros_like(values)
-    returns, _ = monte_carlo(values=nothing, next_values=nothing, **steps)
-    return returns, returns
+    num_steps: int = size(32)
+    """Number of steps in a rollout, T."""
+    learning_rate: float = number(1e-3)
+    """Initial learning rate of the optimizer."""
+    advantage_normalization: Literal["minibatch", "batch", "none"] = choice("none", "minibatch", "batch", "none")
+    """Over what advantages are standardized: the rollout ("minibatch" and "batch" are the same here), or not at all."""
 
 
-def time_baseline(*, episode_steps: Any, mask: Any, **steps: Any) -> tuple[Any, Any]:
-    """The reward to come less its mean over the rollout's steps of the same number in their episodes."""
-    returns, _ = without_baseline(mask=mask, **steps)
-    count = 2 * returns.size  # numbers beyond are counted together
-    number = jnp.minimum(episode_steps, count - 1).ravel()
+def time_baseline(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
+    """Computes the reward-to-go minus its mean over the rollout's steps of the same number in their episodes."""
+    returns, _ = without_baseline(inputs)
+    count = 2 * returns.size  # larger step numbers are counted together
+    number = jnp.minimum(inputs.episode_steps, count - 1).ravel()
     sums, counts = (
-        jax.ops.segment_sum(jnp.where(mask, x, 0).ravel(), number, count) for x in (returns, jnp.ones_like(returns))
+        jax.ops.segment_sum(jnp.where(inputs.mask, x, 0).ravel(), number, count)
+        for x in (returns, jnp.ones_like(returns))
     )
     baseline = (sums / jnp.maximum(counts, 1))[number].reshape(returns.shape)
     return returns - baseline, returns
 
 
-BASELINES = {"value": decoupled_gae, "time": time_baseline, "none": without_baseline}
+BASELINES: dict[str, Estimator] = {
+    "value": ESTIMATORS["decoupled_gae"],
+    "time": time_baseline,
+    "none": without_baseline,
+}
 
 
+@refuses_unknown_arguments
 def reinforce(
     environment: Environment,
     policy: Policy | None = None,
     *,
     baseline: Literal["value", "time", "none"] = "value",
-    **parts: Unpack[Parts],
+    optimizer: parts.Optimizer = lambda config: optax.adam(config.learning_rate),
+    estimator: parts.AnyEstimator | None = None,
+    schedules: parts.Schedules | None = None,
+    transforms: Sequence[Transform] = (),
 ) -> Algorithm:
-    """REINFORCE on an environment, with Adam.
+    """Makes REINFORCE: A2C whose critic, if there is one, learns from the observed returns.
 
     Args:
-      environment: as of `gaejax.ppo`.
+      environment: as in `gaejax.ppo`.
       policy: default: 128 ReLU units, and as many for the critic.
-      baseline: "value": a learned one, with GAE, by regression on the returns that were seen (lambda 1); "time": the
-        mean return of the rollout's steps of the same number in their episodes; "none". The last two know nothing of
-        what lies behind the rollout's end: let `num_steps` hold whole episodes, and `fresh_rows` start them.
-      **parts: `optimizer` (default Adam), `estimator` (default by the baseline), `schedules`, `transforms`.
+      baseline: "value": a learned one, with GAE, and value targets of lambda 1; "time": the mean return of the
+        rollout's steps of the same number in their episodes; "none". The last two do not bootstrap at the end of the
+        rollout: let `num_steps` hold whole episodes, and start them with `fresh_rows`.
+      optimizer, schedules, transforms: as in `gaejax.ppo`; the default optimizer is Adam.
+      estimator: as in `gaejax.ppo`. Default: the one of the baseline.
 
     Returns:
-      An `Algorithm` with `init(key, config: ReinforceConfig)`.
+      An `Algorithm`: `init(key, config: ReinforceConfig) -> TrainingState`, `step(state) -> (TrainingState,
+      TrainingInfo)`.
+
+    Raises:
+      ValueError, TypeError: for an argument that does not fit; one line that names it.
     """
     if baseline not in BASELINES:
         raise ValueError(f"baseline must be one of {', '.join(BASELINES)}, got {baseline!r}")
-    policy = policy or mlp_policy(environment, hidden_sizes=(128,), activation="relu")
-    return a2c(environment, policy, **{"optimizer": optax.adam, "estimator": BASELINES[baseline], **parts})
+    return a2c(
+        environment,
+        policy or mlp_policy(environment, hidden_sizes=(128,), activation="relu"),
+        optimizer=optimizer,
+        estimator=BASELINES[baseline] if estimator is None else estimator,
+        schedules=schedules,
+        transforms=transforms,
+    )

@@ -1,48 +1,46 @@
 """Trust Region Policy Optimization (Schulman et al. 2015, arXiv:1502.05477), with the value function of the GAE paper
 (Schulman et al. 2016, arXiv:1506.02438, section 5), which has a trust region of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
-from gaejax.advantages import decoupled_gae
-from gaejax.algorithms.batches import Batch
-from gaejax.algorithms.core import Algorithm, check_config
-from gaejax.algorithms.on_policy import OnPolicy, Parts
-from gaejax.algorithms.training_state import OnPolicyConfig, TrainingInfo, TrainingState
+from gaejax._hints import refuses_unknown_arguments
+from gaejax.algorithms import parts
+from gaejax.algorithms.algorithm import Algorithm
+from gaejax.algorithms.config import OnPolicyConfig, hyperparameters, number, size
+from gaejax.algorithms.state import TrainingInfo, TrainingState
 from gaejax.environments import Environment
+from gaejax.minibatches import Batch
 from gaejax.policies import Policy
 from gaejax.statistics import masked_mean, standardize
+from gaejax.transforms import Transform
 from gaejax.values import expected_values
 
 
-@struct.dataclass
+@hyperparameters
 class TRPOConfig(OnPolicyConfig):
-    """TRPO's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), all else is static."""
+    """TRPO's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), the others are static."""
 
-    max_kl: float = 0.01
-    """The largest mean KL(old || new) of an update, delta."""
-    max_value_change: float = 0.1
-    """The largest mean squared change of values, in squared errors of the old ones, halved: epsilon."""
-    damping: float = 1e-3
+    max_kl: float = number(0.01, positive=True)
+    """Trust-region radius of the policy, delta: bound on the mean KL(old || new) of an update."""
+    max_value_change: float = number(0.1, positive=True)
+    """Trust-region radius of the value function, epsilon: bound on the mean of (V - V_old)^2 / (2 sigma^2), where
+    sigma^2 is the old mean squared error (Schulman et al. 2016, equation 30)."""
+    damping: float = number(1e-3)
     """What is added to the diagonal of either metric."""
-    num_gradient_steps: int = struct.field(default=10, pytree_node=False)
+    num_gradient_steps: int = size(10)
     """Steps of conjugate gradient."""
-    num_value_steps: int = struct.field(default=1, pytree_node=False)
+    num_value_steps: int = size(1)
     """Steps of the value function, each within its trust region."""
-    num_backtracks: int = struct.field(default=15, pytree_node=False)
-    """How often a step is shortened before it is given up."""
-    backtrack_factor: float = 0.8
-    """By what it is shortened."""
-
-    def validate(self) -> None:
-        super().validate()
-        check_config(self, unit_interval=("backtrack_factor",), positive=("max_kl", "max_value_change"))
+    num_backtracks: int = size(15)
+    """Largest number of times that a step is shortened before it is given up."""
+    backtrack_factor: float = number(0.8, most=1)
+    """Factor by which it is shortened."""
 
 
 class Measures(NamedTuple):
@@ -54,25 +52,41 @@ class Measures(NamedTuple):
     entropy: jax.Array
 
 
-def trpo(environment: Environment, policy: Policy, **parts: Unpack[Parts]) -> Algorithm:
-    """TRPO on an environment with a policy; its critic is learned behind the policy, from the returns that were seen.
+@refuses_unknown_arguments
+def trpo(
+    environment: Environment,
+    policy: Policy,
+    *,
+    estimator: parts.AnyEstimator = "decoupled_gae",
+    schedules: parts.Schedules | None = None,
+    transforms: Sequence[Transform] = (),
+) -> Algorithm:
+    """Makes TRPO; its critic learns after the policy, from observed returns.
 
     Args:
-      environment: as of `gaejax.ppo`.
-      policy: as of `gaejax.ppo`. A critic with a body of its own learns best: where it shares the actor's, its steps
-        too must keep to `max_kl`.
-      **parts: `estimator` (default `decoupled_gae`: targets with lambda 1), `schedules`, `transforms`: see `OnPolicy`.
+      environment: as in `gaejax.ppo`.
+      policy: as in `gaejax.ppo`. A critic with a body of its own learns best: if it shares the actor's, its steps must
+        keep to `max_kl` too.
+      estimator, schedules, transforms: as in `gaejax.ppo`; the default estimator has value targets of lambda 1.
 
     Returns:
       An `Algorithm`: `init(key, config: TRPOConfig) -> TrainingState`, `step(state) -> (TrainingState, TrainingInfo)`.
+
+    Raises:
+      ValueError, TypeError: for an argument that does not fit; one line that names it.
     """
-    on_policy = OnPolicy(environment, policy, optimizer=None, **{"estimator": decoupled_gae, **parts})
+    estimator = parts.resolved_estimator("trpo", estimator, policy, environment)
+    schedules = parts.resolved_schedules(schedules or {})
 
     def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
-        experience = on_policy.collect(state)
-        config, batch = experience.config, on_policy.batch(state, experience, state.params)
+        config = parts.scheduled(state.config, schedules, state.updates)
+        next_key, rollout_key, _ = jax.random.split(state.key, 3)
+        act = parts.acting(policy, state)
+        experience = parts.collect(rollout_key, environment, policy, act, state, config, transforms)
+        batch = parts.make_batch(estimator, act, state, experience, config)
         carry = experience.trajectory.initial_carry
-        measure = partial(measures, policy, batch, carry, *policy.apply(state.params, carry, *batch[:2])[1:])
+        old = policy.apply(state.params, carry, batch.observations, batch.resets)[1]
+        measure = partial(measures, policy, batch, carry, old)
         before = measure(state.params)
 
         # The policy: up the surrogate, in the metric of its divergence (whose Hessian is the Fisher matrix).
@@ -109,13 +123,16 @@ def trpo(environment: Environment, policy: Policy, **parts: Unpack[Parts]) -> Al
             policy_step=policy_step,
             value_step=value_steps,
         )
-        return on_policy.finish(state, experience, batch, (params, ()), diagnostics)
+        info = parts.training_info(policy, state, experience, batch, config, diagnostics)
+        return parts.next_state(state, experience, next_key, params, ()), info
 
-    return on_policy.algorithm(step)
+    return parts.make_algorithm(
+        "trpo", TRPOConfig, environment, policy, step, optimizer=None, schedules=schedules, transforms=transforms
+    )
 
 
-def measures(policy: Policy, batch: Batch, carry: Any, old: Any, old_values: Any, params: Any) -> Measures:
-    """What `params` are worth on a batch, against the distributions that collected it."""
+def measures(policy: Policy, batch: Batch, carry: Any, old: Any, params: Any) -> Measures:
+    """Evaluates parameters on a batch, against the distributions `old` that collected it."""
     mask = batch.mask
     advantages, targets = standardize(batch.advantages, mask), jnp.where(mask, batch.value_targets, 0)
     _, new, values = policy.apply(params, carry, batch.observations, batch.resets)

@@ -1,6 +1,5 @@
 """Credit for tokens: lambdas that know the length, aggregation, critic warm-up."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -13,39 +12,38 @@ from gaejax.advantages import (
     relative_position_lambda,
     segment_lengths,
 )
+from gaejax.estimators import Estimator, EstimatorInputs, as_estimator
 from gaejax.statistics import standardize
 
 
-def length_adaptive_gae(alpha: float = 0.05, floor: float = 0.0, value_lambda: float = 1.0) -> Callable:
+def length_adaptive_gae(alpha: float = 0.05, floor: float = 0.0, value_lambda: float = 1.0) -> Estimator:
     """An estimator whose lambda grows with each response's length, `1 - 1 / (alpha * length)` (VAPO, Yue et al. 2025,
     arXiv:2504.05118, equation 10), and whose value targets have a lambda of their own."""
 
-    def estimator(*, terminated: Any, truncated: Any, mask: Any = None, **steps: Any) -> tuple:
-        flags = dict(terminated=terminated, truncated=truncated, mask=mask)
-        lambdas = length_adaptive_lambda(segment_lengths(**flags), alpha, floor)
-        return decoupled_gae(gae_lambda=lambdas, value_lambda=value_lambda, **flags, **steps)
+    def estimator(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
+        lambdas = length_adaptive_lambda(lengths_of(inputs), alpha, floor)
+        return decoupled_gae(**inputs.steps(), gae_lambda=lambdas, value_lambda=value_lambda)
 
     return estimator
 
 
-def relative_position_gae(fraction: float = 0.5, value_lambda: float = 1.0) -> Callable:
+def relative_position_gae(fraction: float = 0.5, value_lambda: float = 1.0) -> Estimator:
     """An estimator whose lambda lets the last token's delta reach the first with weight `fraction`, at any length."""
 
-    def estimator(*, terminated: Any, truncated: Any, mask: Any = None, **steps: Any) -> tuple:
-        flags = dict(terminated=terminated, truncated=truncated, mask=mask)
-        lambdas = relative_position_lambda(segment_lengths(**flags), fraction)
-        return decoupled_gae(gae_lambda=lambdas, value_lambda=value_lambda, **flags, **steps)
+    def estimator(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
+        lambdas = relative_position_lambda(lengths_of(inputs), fraction)
+        return decoupled_gae(**inputs.steps(), gae_lambda=lambdas, value_lambda=value_lambda)
 
     return estimator
 
 
 def aggregated(
-    estimator: Callable,
+    estimator: Estimator | Callable[..., Any] | str,
     over: Literal["sequence", "constant"],
     *,
     max_length: int | None = None,
     normalize: bool = False,
-) -> Callable:
+) -> Estimator:
     """An estimator after which the mean over tokens, which losses take, has other weights.
 
     Surrogate losses are proportional to the advantage, so a weight of the one is a weight of the other. The config's
@@ -61,18 +59,23 @@ def aggregated(
     if over not in ("sequence", "constant") or (over == "constant") != (max_length is not None):
         raise ValueError(f"over must be 'sequence', or 'constant' with a max_length, got {over!r} with {max_length}")
 
-    @functools.wraps(estimator)  # whose signature says what it is to be given
-    def weighted(*, terminated: Any, truncated: Any, mask: Any, **steps: Any) -> tuple:
-        flags = dict(terminated=terminated, truncated=truncated, mask=mask)
-        advantages, value_targets = estimator(**flags, **steps)
+    estimate = as_estimator(estimator)
+
+    def weighted(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
+        advantages, value_targets = estimate(inputs)
         if normalize:
-            advantages = standardize(advantages, mask)
-        lengths = jnp.maximum(segment_lengths(**flags), 1)
-        responses = jnp.maximum(jnp.sum(jnp.where(mask, 1 / lengths, 0)), 1)
-        per_response = jnp.sum(mask) / responses
+            advantages = standardize(advantages, inputs.mask)
+        lengths = jnp.maximum(lengths_of(inputs), 1)
+        responses = jnp.maximum(jnp.sum(jnp.where(inputs.mask, 1 / lengths, 0)), 1)
+        per_response = jnp.sum(inputs.mask) / responses
         return advantages * per_response / (lengths if over == "sequence" else max_length), value_targets
 
     return weighted
+
+
+def lengths_of(inputs: EstimatorInputs) -> jax.Array:
+    """Returns the number of trainable tokens `[T, N]` of the response that each token belongs to."""
+    return segment_lengths(terminated=inputs.terminated, truncated=inputs.truncated, mask=inputs.mask)
 
 
 def critic_warm_up(fraction: float) -> dict[str, Callable]:

@@ -1,13 +1,14 @@
 """Baselines without a critic: responses to the same prompt are judged against each other."""
 
-from typing import Any, Literal, Unpack
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from gaejax.advantages import Steps, gae
+from gaejax.estimators import without_baseline
 from gaejax.language.texts import check_fresh_rows, spans
-from gaejax.rollout import Trajectory, Transform
+from gaejax.rollout import Trajectory
+from gaejax.transforms import Transform
 
 Baseline = Literal["rloo", "grpo", "dr_grpo"]
 
@@ -69,6 +70,6 @@ def relative_scores(scores: jax.Array, finished: jax.Array, kind: Baseline) -> j
     return centred
 
 
-def without_critic(*, values: Any, next_values: Any, **steps: Unpack[Steps]) -> tuple[jax.Array, jax.Array]:
-    """The rewards to come, as an estimator: GAE with lambda 1 that takes every value for 0."""
-    return gae(values=jnp.zeros_like(values), next_values=jnp.zeros_like(next_values), gae_lambda=1.0, **steps)
+without_critic = without_baseline
+"""The estimator without a critic: rewards-to-go in place of advantages. With `group_baseline` the rewards are relative
+to the group already."""

@@ -10,7 +10,8 @@ from gaejax.language.scores import count_texts
 from gaejax.language.texts import check_fresh_rows, spans
 from gaejax.losses import kl_estimate
 from gaejax.policies import Policy
-from gaejax.rollout import Trajectory, Transform
+from gaejax.rollout import Trajectory
+from gaejax.transforms import Transform
 
 LARGEST_LOG_RATIO, LARGEST_K3 = 20.0, 10.0  # beyond which a single token would drown the batch
 

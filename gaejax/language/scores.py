@@ -10,8 +10,9 @@ import numpy as np
 
 from gaejax.language.prompts import Text
 from gaejax.language.texts import Spans, add_at_ends, check_fresh_rows, spans, text_ending_at, tokens
-from gaejax.rollout import Trajectory, Transform
+from gaejax.rollout import Trajectory
 from gaejax.statistics import masked_mean
+from gaejax.transforms import Transform
 
 
 def score(

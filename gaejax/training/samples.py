@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gaejax.language.texts import spans, tokens
-from gaejax.rollout import Trajectory, Transform
+from gaejax.rollout import Trajectory
+from gaejax.transforms import Transform
 
 
 def show_texts(decode: Callable[[Any], str], every: int, count: int = 3) -> Transform:

@@ -15,10 +15,10 @@ os.environ.update(TPU_SKIP_MDS_QUERY="1", JAX_PLATFORMS="cpu", TF_CPP_MIN_LOG_LE
 
 import jax
 import jax.numpy as jnp
+from gaejax.algorithms.transforms import encode_once
 from jax.experimental import topologies
 
 import gaejax
-from gaejax.algorithms.transforms import encode_once
 from gaejax.language import TASKS, DecoderConfig, decoder_policy, kl_penalty, lora, token_environment
 from gaejax.recurrence import METHODS
 

@@ -1,7 +1,7 @@
-"""Schedules: what a hyperparameter is multiplied by as training goes on, functions of progress from 0 to 1.
+"""Schedules: factors of a hyperparameter, functions of progress from 0 to 1.
 
-Those of optax serve, stretched over one transition step: `optax.linear_schedule(1.0, 0.05, 0.1)` falls to a twentieth
-in the first tenth of the run and stays there.
+Schedules of optax fit if their `transition_steps` are a share of the run: `optax.linear_schedule(1.0, 0.05, 0.1)` falls
+to 0.05 in the first tenth of the run and stays there.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gaejax._hints import did_you_mean
+
 Schedule = Callable[[jax.Array], jax.Array]
 
 SCHEDULES: dict[str, Schedule] = {
@@ -21,40 +23,43 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-def check_schedules(schedules: Mapping[str, Schedule | str]) -> dict[str, Schedule]:
-    """Schedules by the field that they scale, those given by name looked up.
+def resolved_schedules(schedules: Mapping[str, Schedule | str]) -> dict[str, Schedule]:
+    """Returns schedules by the field that they scale, with names looked up.
 
     Raises:
       ValueError: for an unknown name, or a schedule that is not a finite number of at least 0 everywhere in [0, 1].
     """
-    checked = {}
+    resolved = {}
     for field, schedule in schedules.items():
         if not callable(schedule) and schedule not in SCHEDULES:
             known = ", ".join(SCHEDULES)
             raise ValueError(f"schedule of {field} must be {known} or a function of progress, got {schedule!r}")
-        checked[field] = schedule if callable(schedule) else SCHEDULES[schedule]
+        resolved[field] = schedule if callable(schedule) else SCHEDULES[schedule]
         with jax.ensure_compile_time_eval():
             for progress in np.linspace(0, 1, 101, dtype=np.float32):
-                factor = np.asarray(checked[field](jnp.asarray(progress)))
+                factor = np.asarray(resolved[field](jnp.asarray(progress)))
                 if factor.shape != () or not np.isfinite(factor) or factor < 0:
                     wanted = "finite number of at least 0"
                     raise ValueError(f"schedule of {field} must be a {wanted}, got {factor} at progress {progress:.2f}")
-    return checked
+    return resolved
 
 
 def check_scheduled(config: Any, schedules: Mapping[str, Schedule]) -> None:
-    """Raises ValueError for a schedule of what is no float of the config, or one that would never move."""
+    """Raises ValueError if a schedule names a field that is not a float, or would never move because `anneal_steps` is
+    None."""
+    floats = [name for name, default in vars(type(config)()).items() if isinstance(default, float)]
     for field in schedules:
-        if not isinstance(getattr(type(config)(), field, None), float):
-            raise ValueError(f"schedules must be of float fields of {type(config).__name__}, got {field!r}")
+        if field not in floats:
+            hint = did_you_mean(field, floats)
+            raise ValueError(f"schedules must be of float fields of {type(config).__name__}, got {field!r}{hint}")
         if config.anneal_steps is None and field != "learning_rate":
-            raise ValueError(f"anneal_steps must say over how many rows the schedule of {field} runs, got None")
+            raise ValueError(f"anneal_steps must be the transitions over which {field} is scheduled, got None")
 
 
 def scheduled(config: Any, schedules: Mapping[str, Schedule], updates: jax.Array) -> Any:
-    """The config behind `updates` training steps: each scheduled field multiplied by its schedule.
+    """Returns the config after `updates` training steps: each scheduled field multiplied by its schedule.
 
-    Progress is the share of `anneal_steps` that has been collected, at most 1; without `anneal_steps` it stays 0.
+    Progress is the share of `anneal_steps` that has been collected, at most 1. Without `anneal_steps` it stays 0.
     """
     progress = jnp.zeros(())
     if config.anneal_steps is not None:  # no product that overflows an int32

@@ -1,0 +1,389 @@
+"""The parts of an on-policy training step: plain functions, from which every algorithm composes its own.
+
+A step reads its scheduled config, collects a rollout (`collect`), estimates advantages (`make_batch`, from
+`estimator_inputs` and an estimator), moves the parameters (`gradient_step`, often inside `minibatch_epochs`) and
+returns `next_state` with `training_info`. `gaejax/algorithms/a2c.py` is the shortest example.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gaejax.algorithms.algorithm import ActFn, Algorithm, StepFn
+from gaejax.algorithms.config import OnPolicyConfig
+from gaejax.algorithms.explain import explain
+from gaejax.algorithms.normalizers import Identity, ObservationNormalizer, RewardNormalizer
+from gaejax.algorithms.schedules import Schedule, check_scheduled
+from gaejax.algorithms.state import Experience, TrainingInfo, TrainingState, strong, taken_over
+from gaejax.environments import Environment, auto_reset, rescale_actions
+from gaejax.estimators import Estimator, EstimatorInputs, NeedsActionValues, as_estimator, example_inputs
+from gaejax.minibatches import Batch
+from gaejax.policies import Policy, distribution_of
+from gaejax.rollout import (
+    Act,
+    RolloutState,
+    after_burn_in,
+    episode_steps,
+    finite_where_masked,
+    init_rollout,
+    replay,
+    rollout,
+)
+from gaejax.statistics import explained_variance, standardize
+from gaejax.transforms import Transform
+from gaejax.values import expected_values
+
+Optimizer = Callable[[Any], optax.GradientTransformation]
+"""`config -> optax.GradientTransformation`, of a config whose numbers may be traced."""
+
+AnyEstimator = Estimator | Callable[..., Any] | str
+"""What `as_estimator` accepts."""
+
+Schedules = Mapping[str, Schedule | str]
+"""Factors of the config's floats by field: functions of progress from 0 to 1, or names."""
+
+
+class LossFn(Protocol):
+    """A loss to differentiate."""
+
+    def __call__(self, params: Any, batch: Batch, carry: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns the loss of a minibatch, and diagnostics by name."""
+        ...
+
+
+def acting(policy: Policy, state: TrainingState, params: Any = None) -> Act:
+    """Returns the policy as the rollout sees it: parameters bound, observations normalized.
+
+    Args:
+      policy: the policy.
+      state: whose observation normalizer and parameters are used.
+      params: other parameters than those of the state.
+    """
+    params = state.params if params is None else params
+
+    def act(carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, Any, Any]:
+        return policy.apply(params, carry, state.observation_normalizer(observations), resets)
+
+    return act
+
+
+def collect(
+    key: jax.Array,
+    environment: Environment,
+    policy: Policy,
+    act: Act,
+    state: TrainingState,
+    config: OnPolicyConfig,
+    transforms: Sequence[Transform] = (),
+) -> Experience:
+    """Collects a rollout of `config.num_steps` steps of `config.num_envs` environments, and transforms it.
+
+    Args:
+      key: randomness of the rollout.
+      environment: one that does not reset itself.
+      policy: whose memory starts anew, with `config.fresh_rows`.
+      act: what acts, usually `acting(policy, state)`.
+      state: where the environments stand, and the transforms' and the reward normalizer's states.
+      config: the scheduled config.
+      transforms: of the trajectory, applied in order.
+    """
+    environment = auto_reset(rescale_actions(environment))
+    current = state.rollout
+    if config.fresh_rows:
+        key, reset_key = jax.random.split(key)
+        current = fresh_rollout(reset_key, environment, state.environment_params, policy, config.num_envs)
+    current, trajectory, episodes = rollout(key, environment, state.environment_params, act, current, config.num_steps)
+    states, info = (), {}
+    for transform, transform_state in zip(transforms, state.transforms, strict=True):
+        transform_state, trajectory, more = transform.apply(transform_state, trajectory, state)
+        states, info = (*states, transform_state), info | more
+    reward_normalizer = state.reward_normalizer.update(trajectory, config.discount)
+    return Experience(trajectory, episodes, current, reward_normalizer, states, info)
+
+
+def fresh_rollout(key: jax.Array, environment: Environment, params: Any, policy: Policy, num_envs: int) -> RolloutState:
+    """Returns `num_envs` environments at the start of their first episodes."""
+    return init_rollout(key, environment, params, policy.initial_carry(num_envs), num_envs)
+
+
+def estimator_inputs(act: Act, state: TrainingState, experience: Experience, config: Any) -> EstimatorInputs:
+    """Returns all that an estimator may read of a rollout, as the policy `act` sees it.
+
+    Args:
+      act: the policy whose values are used and, for ratios, whose probabilities.
+      state: the state that the rollout started from.
+      experience: the rollout.
+      config: the scheduled config.
+    """
+    trajectory = experience.trajectory
+    distributions, values = replay(act, trajectory)  # of T + 1 steps
+    values = expected_values(values)
+
+    def of_taken(method: Callable[[Any], jax.Array]) -> jax.Array:
+        return method(jax.tree.map(lambda x: jnp.concatenate([x, x[-1:]]), trajectory.actions))[:-1]
+
+    return EstimatorInputs(
+        rewards=experience.reward_normalizer(trajectory.rewards),
+        values=values[:-1],
+        next_values=values[1:],
+        terminated=trajectory.terminated,
+        truncated=trajectory.truncated,
+        mask=trajectory.mask,
+        discount=config.discount,
+        gae_lambda=config.gae_lambda,
+        log_ratios=of_taken(distributions.log_prob) - trajectory.log_probs,
+        action_values=of_taken(distributions.values_of) if hasattr(distributions, "values_of") else None,
+        episode_steps=episode_steps(trajectory.resets, state.rollout.episode_length),
+    )
+
+
+def make_batch(estimator: Estimator, act: Act, state: TrainingState, experience: Experience, config: Any) -> Batch:
+    """Returns what an update reads of a rollout: normalized observations, values, advantages and value targets.
+
+    Args:
+      estimator: of the advantages.
+      act, state, experience, config: as in `estimator_inputs`. With `config.advantage_normalization == "batch"` the
+        advantages are standardized over the rollout.
+    """
+    trajectory = experience.trajectory
+    inputs = estimator_inputs(act, state, experience, config)
+    advantages, value_targets = estimator(inputs)
+    mask = trajectory.mask
+    if config.burn_in_steps:
+        mask = mask & after_burn_in(trajectory.resets, config.burn_in_steps)
+    if getattr(config, "advantage_normalization", "none") == "batch":
+        advantages = standardize(advantages, mask)
+    return Batch(
+        observations=finite_where_masked(state.observation_normalizer(trajectory.observations), trajectory.mask),
+        resets=trajectory.resets,
+        actions=trajectory.actions,
+        log_probs=trajectory.log_probs,
+        values=inputs.values,
+        advantages=advantages,
+        value_targets=value_targets,
+        mask=mask,
+    )
+
+
+def clipped(optimizer: Optimizer, config: Any) -> optax.GradientTransformationExtraArgs:
+    """Returns the optimizer for the current config, preceded by clipping to the global norm `config.max_grad_norm`."""
+    chain = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer(config))
+    return optax.with_extra_args_support(chain)
+
+
+def gradient_step(
+    optimizer: optax.GradientTransformationExtraArgs, loss: LossFn, training: tuple[Any, Any], batch: Batch, carry: Any
+) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
+    """Takes one step down the gradient of a loss. A minibatch without unmasked steps changes nothing.
+
+    Args:
+      optimizer: what turns gradients into updates (see `clipped`). It is given the parameters, the loss `value`, the
+        gradient `grad` and the loss as a function of the parameters `value_fn`, if it takes them.
+      loss: `(params, batch, carry) -> (loss, diagnostics)`.
+      training: `(params, optimizer_state)`.
+      batch, carry: the minibatch, and the policy's memory before its first step.
+
+    Returns:
+      The new `(params, optimizer_state)`, and the diagnostics with `gradient_norm`, the global norm before clipping.
+    """
+    params, optimizer_state = training
+    (value, diagnostics), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch, carry)
+    updates, optimizer_state = optimizer.update(
+        gradients,
+        optimizer_state,
+        params,
+        value=value,
+        grad=gradients,
+        value_fn=lambda params: loss(params, batch, carry)[0],
+    )
+    moved = select(jnp.any(batch.mask), (optax.apply_updates(params, updates), optimizer_state), training)
+    return moved, diagnostics | {"gradient_norm": optax.tree.norm(gradients)}
+
+
+def select(condition: jax.Array, new: Any, old: Any) -> Any:
+    """Returns `new` if `condition` is true, otherwise `old`, leaf by leaf."""
+    return jax.tree.map(partial(jnp.where, condition), new, old)
+
+
+def next_state(
+    state: TrainingState, experience: Experience, key: jax.Array, params: Any, optimizer: Any, algorithm: Any = ()
+) -> TrainingState:
+    """Returns the state after a training step.
+
+    Args:
+      state: before it.
+      experience: the rollout. The observation normalizer takes it in only now, so that the update saw what the rollout
+        saw.
+      key: randomness of the steps to come.
+      params, optimizer: the new parameters and the new state of the optimizer.
+      algorithm: what the algorithm keeps for itself.
+    """
+    return state._replace(
+        params=params,
+        optimizer=optimizer,
+        rollout=experience.rollout,
+        observation_normalizer=state.observation_normalizer.update(experience.trajectory),
+        reward_normalizer=experience.reward_normalizer,
+        transforms=experience.transforms,
+        key=key,
+        updates=state.updates + 1,
+        algorithm=algorithm,
+    )
+
+
+def training_info(
+    policy: Policy, state: TrainingState, experience: Experience, batch: Batch, config: Any, diagnostics: dict
+) -> TrainingInfo:
+    """Returns the diagnostics of a training step.
+
+    Args:
+      policy, state: before the step.
+      experience, batch: the rollout, and its advantages.
+      config: the scheduled config.
+      diagnostics: arrays by name, averaged over their axes: fields of `TrainingInfo`, or else its extras.
+    """
+    episodes, mask = experience.episodes, experience.trajectory.mask
+    means = {name: jnp.mean(values) for name, values in diagnostics.items()}
+    named = {name: means.pop(name) for name in TrainingInfo._fields if name in means}
+    metrics = {name: episodes.mean(total) for name, total in episodes.metric_sums.items()}
+    reasons = explain(policy, state.params, experience, batch) if config.explain else {}
+    return TrainingInfo(
+        env_steps=jnp.sum(mask),
+        episodes=episodes.count,
+        episode_return=episodes.mean(episodes.return_sum),
+        episode_length=episodes.mean(episodes.length_sum),
+        explained_variance=explained_variance(batch.values, batch.value_targets, mask),
+        extra=metrics | experience.info | means | reasons,
+        **named,
+    )
+
+
+def adam(config: Any) -> optax.GradientTransformation:
+    """Returns Adam as PPO implementations use it, with epsilon 1e-5."""
+    return optax.adam(config.learning_rate, eps=1e-5)
+
+
+def as_optimizer(name: str, optimizer: Optimizer | Callable[[Any], optax.GradientTransformation]) -> Optimizer:
+    """Returns the function of the config that an algorithm's `optimizer=` argument stands for.
+
+    Args:
+      name: of the algorithm, for messages.
+      optimizer: a function of the config, or one of a learning rate such as `optax.adamw`: one that returns an
+        optimizer if it is called with a number. (A function of the config fails, as a number has no `learning_rate`.)
+
+    Raises:
+      TypeError: if it is not a function.
+    """
+    if not callable(optimizer):
+        raise TypeError(
+            f"optimizer of {name} must be a function of the config, such as lambda config: "
+            f"optax.adam(config.learning_rate), got a {type(optimizer).__name__}"
+        )
+    try:
+        made = optimizer(1e-3)
+        jax.eval_shape(lambda x: made.update(x, made.init(x), x), jnp.zeros(1))
+    except Exception:  # whatever a function of a config says to a number
+        return optimizer
+    return lambda config: optimizer(config.learning_rate)
+
+
+def resolved_estimator(name: str, estimator: AnyEstimator, policy: Policy, environment: Environment) -> Estimator:
+    """Returns the estimator that an algorithm's `estimator=` argument stands for.
+
+    Raises:
+      ValueError: for an unknown name, or an estimator that needs action values which the policy does not have.
+    """
+    resolved = as_estimator(estimator)
+    try:
+        jax.eval_shape(resolved, example_inputs((2, 3), action_values=False))
+    except NeedsActionValues:
+        if not hasattr(distribution_of(policy, environment), "values_of"):
+            called = estimator if isinstance(estimator, str) else getattr(estimator, "__name__", repr(estimator))
+            raise ValueError(
+                f"estimator {called} needs a policy of action values: gaejax.q_network, with pqn, not {name}"
+            ) from None
+    return resolved
+
+
+def make_algorithm(
+    name: str,
+    config_type: type[OnPolicyConfig],
+    environment: Environment,
+    policy: Policy,
+    step: StepFn,
+    *,
+    optimizer: Optimizer | None,
+    schedules: Mapping[str, Schedule],
+    transforms: Sequence[Transform] = (),
+    act: ActFn | None = None,
+    own_state: Callable[[TrainingState], Any] = lambda state: (),
+    check: Callable[[Any], None] = lambda config: None,
+) -> Algorithm:
+    """Returns the `Algorithm` with a given training step; its `init` checks what it is given and fills the state.
+
+    Args:
+      name: for messages.
+      config_type: the class of its config.
+      environment, policy: what it trains, and on what.
+      step: `state -> (state, info)`.
+      optimizer: `config -> optax.GradientTransformation`, whose state `init` makes; None: there is none.
+      schedules: of the config's floats, by field (see `gaejax.algorithms.schedules`).
+      transforms: of trajectories, whose states `init` makes.
+      act: `(state, carry, observations, resets) -> (carry, distributions, values)`. Default: the policy as it stands.
+      own_state: `state -> pytree`, what the algorithm keeps in `state.algorithm`, from an otherwise complete state.
+      check: `config -> None`, raises ValueError for what the config's own `validate` cannot know.
+    """
+
+    def first_state(key: jax.Array, config: Any, source: TrainingState | None) -> TrainingState:
+        params_key, rollout_key, key = jax.random.split(key, 3)
+        params = policy.init(params_key)
+        normalizer = (
+            ObservationNormalizer.create(environment.observation_space) if config.normalize_observations else Identity()
+        )
+        if source is not None:
+            params = taken_over("params", params, source.params)
+            normalizer = taken_over("observation_normalizer", normalizer, source.observation_normalizer)
+        training_environment = auto_reset(rescale_actions(environment))
+        state = TrainingState(
+            params=params,
+            optimizer=() if optimizer is None else clipped(optimizer, config).init(params),
+            rollout=fresh_rollout(rollout_key, training_environment, environment.params, policy, config.num_envs),
+            environment_params=environment.params,
+            observation_normalizer=normalizer,
+            reward_normalizer=RewardNormalizer.create(config.num_envs) if config.normalize_rewards else Identity(),
+            transforms=tuple(transform.init(params) for transform in transforms),
+            key=key,
+            updates=jnp.zeros((), jnp.int32),
+            config=jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), config),
+        )
+        return strong(state._replace(algorithm=own_state(state)))
+
+    compiled_first_state = jax.jit(first_state)  # operation by operation it would compile for seconds
+
+    def init(key: jax.Array, config: Any, source: TrainingState | None = None) -> TrainingState:
+        check_key(key)
+        if not isinstance(config, config_type):
+            raise TypeError(f"config of {name} must be a {config_type.__name__}, got {type(config).__name__}")
+        config.validate()
+        check_scheduled(config, schedules)
+        check(config)
+        return compiled_first_state(key, config, source)
+
+    def act_now(state: TrainingState, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, Any, Any]:
+        return acting(policy, state)(carry, observations, resets)
+
+    return Algorithm(init, step, act or act_now, policy.initial_carry, environment)
+
+
+def check_key(key: Any) -> None:
+    """Raises TypeError if `key` is not one key of `jax.random`."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.shape == ()
+    raw = dtype == jnp.uint32 and key.ndim == 1
+    if not (typed or raw):
+        got = repr(key) if dtype is None else f"{dtype} of shape {key.shape}"
+        raise TypeError(f"key must be one key, such as jax.random.key(0), got {got}: vmap over several")

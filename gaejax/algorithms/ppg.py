@@ -1,0 +1,179 @@
+"""Phasic Policy Gradient (Cobbe et al. 2021, arXiv:2009.04416): PPO with separate networks, and an auxiliary phase that
+teaches the policy's network to predict values while its distributions stay what they are."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gaejax._hints import refuses_unknown_arguments
+from gaejax.algorithms import parts
+from gaejax.algorithms.algorithm import Algorithm
+from gaejax.algorithms.config import hyperparameters, number, size
+from gaejax.algorithms.objectives import as_objective
+from gaejax.algorithms.ppo import PPOConfig, ppo_epochs
+from gaejax.algorithms.state import TrainingInfo, TrainingState
+from gaejax.environments import Environment
+from gaejax.losses import value_loss
+from gaejax.minibatches import Batch, minibatch_epochs
+from gaejax.policies import Policy
+from gaejax.statistics import masked_mean
+from gaejax.transforms import Transform
+
+
+@hyperparameters
+class PPGConfig(PPOConfig):
+    """PPG's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), the others are static."""
+
+    num_epochs: int = size(1)
+    """Passes over a rollout in the policy phase, of policy and value function."""
+    num_policy_updates: int = size(16)
+    """Rollouts, each with its policy update, between two auxiliary phases, N_pi. All are kept until then."""
+    num_auxiliary_epochs: int = size(6)
+    """Passes over these rollouts in an auxiliary phase."""
+    clone_coefficient: float = number(1.0)
+    """Weight of KL(old || new) in the auxiliary phase, beta_clone."""
+
+
+class Buffer(NamedTuple):
+    """The rollouts since the last auxiliary phase.
+
+    Attributes:
+      batch: what their updates read, `[T, N_pi, N, ...]`.
+      carry: the memory before their first steps, `[1, N_pi, N, ...]`.
+    """
+
+    batch: Batch
+    carry: Any
+
+
+def separate_networks(policy: Policy) -> Policy:
+    """Returns a policy whose distributions come from one network and whose values from a second one of the same kind.
+    The values of the first one are those of PPG's auxiliary head."""
+
+    def init(key: jax.Array) -> dict:
+        policy_key, critic_key = jax.random.split(key)
+        return {"policy": policy.init(policy_key), "critic": policy.init(critic_key)}
+
+    def initial_carry(batch: int) -> Any:
+        carry = policy.initial_carry(batch)
+        return {"policy": carry, "critic": carry} if jax.tree.leaves(carry) else ()
+
+    def apply(params: dict, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, Any, Any]:
+        carry, (distributions, _), (_, values) = both(policy, params, carry, observations, resets)
+        return carry, distributions, values
+
+    return policy._replace(init=init, initial_carry=initial_carry, apply=apply, encode=None)
+
+
+def both(policy: Policy, params: dict, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, tuple, tuple]:
+    """Returns the new carry, and `(distributions, values)` of the policy's network and of the critic's."""
+    old = carry or {"policy": (), "critic": ()}
+    new, outputs = {}, []
+    for name in ("policy", "critic"):
+        new[name], *output = policy.apply(params[name], old[name], observations, resets)
+        outputs.append(tuple(output))
+    return (new if carry else ()), outputs[0], outputs[1]
+
+
+@refuses_unknown_arguments
+def ppg(
+    environment: Environment,
+    policy: Policy,
+    *,
+    optimizer: parts.Optimizer = parts.adam,
+    estimator: parts.AnyEstimator = "gae",
+    schedules: parts.Schedules | None = None,
+    transforms: Sequence[Transform] = (),
+) -> Algorithm:
+    """Makes PPG with two networks (section 2 of the paper).
+
+    Args:
+      environment, optimizer, estimator, schedules, transforms: as in `gaejax.ppo`.
+      policy: an actor-critic whose heads share a body; its value head is the auxiliary one. The critic is a second
+        network of the same kind.
+
+    Returns:
+      An `Algorithm`: `init(key, config: PPGConfig) -> TrainingState`, `step(state) -> (TrainingState, TrainingInfo)`. A
+      step is one rollout; every `num_policy_updates` steps it ends with an auxiliary phase.
+
+    Raises:
+      ValueError, TypeError: for an argument that does not fit; one line that names it.
+    """
+    dual, objective = separate_networks(policy), as_objective("clip")
+    optimizer = parts.as_optimizer("ppg", optimizer)
+    estimator = parts.resolved_estimator("ppg", estimator, dual, environment)
+    schedules = parts.resolved_schedules({"learning_rate": "linear", **(schedules or {})})
+
+    def collected(key: jax.Array, state: TrainingState, config: PPGConfig) -> tuple[Experience, Batch]:
+        act = parts.acting(dual, state)
+        experience = parts.collect(key, environment, dual, act, state, config, transforms)
+        return experience, parts.make_batch(estimator, act, state, experience, config)
+
+    def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
+        config = parts.scheduled(state.config, schedules, state.updates)
+        next_key, rollout_key, shuffle_key, auxiliary_key = jax.random.split(state.key, 4)
+        experience, batch = collected(rollout_key, state, config)
+        carry, optimize = experience.trajectory.initial_carry, parts.clipped(optimizer, config)
+
+        loss = partial(actor_critic_loss, clip, dual, config)
+        training, terms = ppo_epochs(shuffle_key, batch, carry, (state.params, state.optimizer), loss, optimize, config)
+
+        place = state.updates % config.num_policy_updates
+        buffer = jax.tree.map(lambda kept, new: kept.at[:, place].set(new), state.algorithm, Buffer(batch, carry))
+        everything = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), buffer)
+        loss = partial(auxiliary_loss, policy, config, training[0])
+
+        def epoch(index: jax.Array, training: tuple) -> tuple:
+            return minibatch_epochs(
+                jax.random.fold_in(auxiliary_key, index),
+                everything.batch,
+                jax.tree.map(lambda x: x[0], everything.carry),
+                lambda training, minibatch: parts.gradient_step(optimize, loss, training, *minibatch),
+                training,
+                1,
+                config.num_minibatches * config.num_policy_updates,
+            )[0]
+
+        # A loop without passes unless the phase is due: then it costs nothing, also under `vmap`.
+        passes = jnp.where(place + 1 == config.num_policy_updates, config.num_auxiliary_epochs, 0)
+        training = jax.lax.fori_loop(0, passes, epoch, training)
+        terms |= {"learning_rate": config.learning_rate}
+        info = parts.training_info(dual, state, experience, batch, config, terms)
+        return parts.next_state(state, experience, next_key, *training, buffer), info
+
+    def empty_buffer(state: TrainingState) -> Buffer:
+        experience, batch = jax.eval_shape(collected, state.key, state, state.config)
+        size = state.config.num_policy_updates
+        return jax.tree.map(
+            lambda x: jnp.zeros((x.shape[0], size, *x.shape[1:]), x.dtype),
+            Buffer(batch, jax.tree.map(lambda x: x[None], experience.trajectory.initial_carry)),
+        )
+
+    return parts.make_algorithm(
+        "ppg",
+        PPGConfig,
+        environment,
+        dual,
+        step,
+        optimizer=optimizer,
+        schedules=schedules,
+        transforms=transforms,
+        own_state=empty_buffer,
+    )
+
+
+def auxiliary_loss(
+    policy: Policy, config: PPGConfig, old_params: Any, params: Any, batch: Batch, carry: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Computes the losses of the auxiliary phase: both networks' errors of the value targets, and
+    `clone_coefficient * KL(old || new)` (section 2, equations 3 and 4)."""
+    targets = jnp.where(batch.mask, batch.value_targets, 0)
+    inputs = carry, batch.observations, batch.resets
+    _, (distributions, auxiliary_values), (_, values) = both(policy, params, *inputs)
+    _, (old_distributions, _), _ = both(policy, old_params, *inputs)
+    kl = masked_mean(old_distributions.kl_divergence(distributions), batch.mask)
+    errors = [masked_mean(value_loss(x, targets), batch.mask) for x in (auxiliary_values, values)]
+    return sum(errors) + config.clone_coefficient * kl, {}

@@ -1,0 +1,167 @@
+"""Advantage estimators as algorithms call them: functions of one value that holds all that a rollout knows."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from gaejax import advantages
+from gaejax.advantages import Steps
+
+
+class EstimatorInputs(NamedTuple):
+    """What every estimator is given. What it does not read is not computed: the compiler removes it.
+
+    Attributes:
+      rewards, values, next_values, terminated, truncated, mask: `[T, N]`, as in `gaejax.gae`.
+      discount, gae_lambda: scalars of the config.
+      log_ratios: `[T, N]`, log pi(a|s) - log mu(a|s) of the taken actions, where mu collected them and pi is the policy
+        whose values these are.
+      action_values: `[T, N]`, Q of the taken actions; None if the policy has no action values.
+      episode_steps: `[T, N]` int32, the number of each step in its episode, from 0.
+    """
+
+    rewards: jax.Array
+    values: jax.Array
+    next_values: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    mask: jax.Array
+    discount: jax.Array
+    gae_lambda: jax.Array
+    log_ratios: jax.Array
+    action_values: jax.Array | None
+    episode_steps: jax.Array
+
+    def steps(self) -> Steps:
+        """Returns the keyword arguments that all estimators of `gaejax.advantages` share."""
+        return Steps(**{name: getattr(self, name) for name in SHARED})
+
+    def taken_action_values(self) -> jax.Array:
+        """Returns `action_values`.
+
+        Raises:
+          NeedsActionValues: if the policy has none.
+        """
+        if self.action_values is None:
+            raise NeedsActionValues("estimator needs a policy of action values: gaejax.q_network, with pqn")
+        return self.action_values
+
+
+SHARED = ("rewards", "values", "next_values", "terminated", "truncated", "discount", "mask")
+
+
+class NeedsActionValues(ValueError):
+    """Raised if an estimator reads action values and the policy has none."""
+
+
+class Estimator(Protocol):
+    """Estimates advantages from a rollout."""
+
+    def __call__(self, inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
+        """Returns `(advantages, value_targets)`, each `[T, N]`."""
+        ...
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "gae": lambda x: advantages.gae(**x.steps(), gae_lambda=x.gae_lambda),
+    "td_lambda": lambda x: advantages.td_lambda(**x.steps(), trace_lambda=x.gae_lambda),
+    "monte_carlo": lambda x: advantages.monte_carlo(**x.steps()),
+    "vtrace": lambda x: advantages.vtrace(**x.steps(), log_ratios=x.log_ratios, gae_lambda=x.gae_lambda),
+    "retrace": lambda x: advantages.retrace(
+        **x.steps(), action_values=x.taken_action_values(), log_ratios=x.log_ratios, trace_lambda=x.gae_lambda
+    ),
+    "q_lambda": lambda x: advantages.q_lambda(
+        **x.steps(), action_values=x.taken_action_values(), trace_lambda=x.gae_lambda
+    ),
+    "upgo": lambda x: advantages.upgo(**x.steps()),
+    "decoupled_gae": lambda x: advantages.decoupled_gae(**x.steps(), gae_lambda=x.gae_lambda),
+    "weight_corrected_gae": lambda x: advantages.weight_corrected_gae(**x.steps(), gae_lambda=x.gae_lambda),
+}
+"""The estimators that need nothing beyond what a rollout knows, by name."""
+
+
+def without_baseline(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
+    """Computes the discounted reward-to-go, as far as the rollout shows it, in place of an advantage."""
+    zeros = jnp.zeros_like(inputs.values)
+    returns, _ = advantages.monte_carlo(**{**inputs.steps(), "values": zeros, "next_values": zeros})
+    return returns, returns
+
+
+def as_estimator(estimator: Estimator | Callable[..., Any] | str) -> Estimator:
+    """Returns the estimator that an algorithm's `estimator=` argument stands for.
+
+    Args:
+      estimator: a name in `ESTIMATORS`, a function of `EstimatorInputs`, or a keyword function called like `gaejax.gae`
+        (see `from_keywords`).
+
+    Raises:
+      ValueError: if it is neither a known name nor a function.
+    """
+    if isinstance(estimator, str) and estimator in ESTIMATORS:
+        return ESTIMATORS[estimator]
+    if not callable(estimator):
+        raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)} or a function, got {estimator!r}")
+    try:
+        inspect.signature(estimator).bind(None)
+    except TypeError:  # it cannot be called with one argument
+        return from_keywords(estimator)
+    except ValueError:  # it has no signature that could be read
+        pass
+    return estimator
+
+
+def from_keywords(function: Callable[..., Any]) -> Estimator:
+    """Adapts a keyword function, called like `gaejax.gae`, to an estimator of `EstimatorInputs`.
+
+    The function is given those arguments that it names: any of `gaejax.gae` (`rewards`, `values`, `next_values`,
+    `terminated`, `truncated`, `discount`, `mask`, `gae_lambda`), and `trace_lambda` (the config's `gae_lambda`),
+    `log_ratios`, `action_values`, `episode_steps`. If it takes `**keywords` it is given all arguments of `gaejax.gae`,
+    except if their type names them (`**steps: Unpack[Steps]`).
+    """
+    named, takes_more = _keywords(function)
+    if takes_more:
+        named = named | {*SHARED, "gae_lambda"}
+
+    def estimator(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
+        offered = {**inputs._asdict(), "trace_lambda": inputs.gae_lambda}
+        if "action_values" in named:
+            offered["action_values"] = inputs.taken_action_values()
+        return function(**{name: value for name, value in offered.items() if name in named})
+
+    return estimator
+
+
+def _keywords(function: Callable[..., Any]) -> tuple[set[str], bool]:
+    """Returns the keywords that a function names, and whether it takes any others of `gaejax.gae`. Keywords that are
+    typed (`**steps: Unpack[Steps]`, PEP 692) are named by their type."""
+    named, takes_more = set(), False
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            named.add(parameter.name)
+        elif typed := getattr(parameter.annotation, "__args__", ()):
+            named |= set(typed[0].__annotations__)
+        else:
+            takes_more = True
+    return named, takes_more
+
+
+def example_inputs(shape: tuple[int, int], action_values: bool) -> EstimatorInputs:
+    """Returns abstract inputs of `[T, N]` transitions, to check an estimator with `jax.eval_shape`."""
+    floats, flags = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, jnp.bool_)
+    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    return EstimatorInputs(
+        rewards=floats,
+        values=floats,
+        next_values=floats,
+        terminated=flags,
+        truncated=flags,
+        mask=flags,
+        discount=scalar,
+        gae_lambda=scalar,
+        log_ratios=floats,
+        action_values=floats if action_values else None,
+        episode_steps=jax.ShapeDtypeStruct(shape, jnp.int32),
+    )  # type: ignore[arg-type]
