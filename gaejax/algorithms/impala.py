@@ -1,4 +1,4 @@
-"""IMPALA's learner (Espeholt et al. 2018, arXiv:1802.01561): actors that lag behind the learner, corrected by V-trace."""
+"""IMPALA (Espeholt et al. 2018, arXiv:1802.01561): actors with earlier parameters, corrected by V-trace."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -70,18 +70,16 @@ def impala(
 
         loss = partial(actor_critic_loss, policy_gradient_loss, policy, config)
         training, carry = (state.params, state.optimizer), experience.trajectory.initial_carry
-        (params, optimizer_state), terms = parts.gradient_step(
-            parts.clipped(optimizer, config), loss, training, batch, carry
-        )
-        updates = state.updates + 1
-        actor = parts.select(updates % max(config.actor_lag, 1) == 0, params, actor)
+        training, terms = parts.gradient_step(parts.clipped(optimizer, config), loss, training, batch, carry)
+        due = (state.updates + 1) % max(config.actor_lag, 1) == 0
+        actor = parts.select(due, training[0], actor)
 
         log_ratios, advantages = terms.pop("log_ratios"), terms.pop("advantages")
         terms["policy_loss"] = -masked_mean((batch.log_probs + log_ratios) * advantages, batch.mask)
         terms["first_log_ratio"] = jnp.max(jnp.abs(log_ratios))
         terms["learning_rate"] = config.learning_rate
         info = parts.training_info(policy, state, experience, batch, config, terms)
-        return parts.next_state(state, experience, next_key, params, optimizer_state, actor), info
+        return parts.next_state(state, experience, next_key, *training, actor), info
 
     return parts.make_algorithm(
         "impala",

@@ -12,13 +12,13 @@ from gaejax._hints import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import hyperparameters, number, size
-from gaejax.algorithms.objectives import as_objective
+from gaejax.algorithms.objectives import OBJECTIVES
 from gaejax.algorithms.ppo import PPOConfig, ppo_epochs
-from gaejax.algorithms.state import TrainingInfo, TrainingState
+from gaejax.algorithms.state import Experience, TrainingInfo, TrainingState
 from gaejax.environments import Environment
-from gaejax.losses import value_loss
+from gaejax.losses import actor_critic_loss, value_loss
 from gaejax.minibatches import Batch, minibatch_epochs
-from gaejax.policies import Policy
+from gaejax.policies import Policy, apply_both, separate_networks
 from gaejax.statistics import masked_mean
 from gaejax.transforms import Transform
 
@@ -49,35 +49,6 @@ class Buffer(NamedTuple):
     carry: Any
 
 
-def separate_networks(policy: Policy) -> Policy:
-    """Returns a policy whose distributions come from one network and whose values from a second one of the same kind.
-    The values of the first one are those of PPG's auxiliary head."""
-
-    def init(key: jax.Array) -> dict:
-        policy_key, critic_key = jax.random.split(key)
-        return {"policy": policy.init(policy_key), "critic": policy.init(critic_key)}
-
-    def initial_carry(batch: int) -> Any:
-        carry = policy.initial_carry(batch)
-        return {"policy": carry, "critic": carry} if jax.tree.leaves(carry) else ()
-
-    def apply(params: dict, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, Any, Any]:
-        carry, (distributions, _), (_, values) = both(policy, params, carry, observations, resets)
-        return carry, distributions, values
-
-    return policy._replace(init=init, initial_carry=initial_carry, apply=apply, encode=None)
-
-
-def both(policy: Policy, params: dict, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, tuple, tuple]:
-    """Returns the new carry, and `(distributions, values)` of the policy's network and of the critic's."""
-    old = carry or {"policy": (), "critic": ()}
-    new, outputs = {}, []
-    for name in ("policy", "critic"):
-        new[name], *output = policy.apply(params[name], old[name], observations, resets)
-        outputs.append(tuple(output))
-    return (new if carry else ()), outputs[0], outputs[1]
-
-
 @refuses_unknown_arguments
 def ppg(
     environment: Environment,
@@ -102,7 +73,7 @@ def ppg(
     Raises:
       ValueError, TypeError: for an argument that does not fit; one line that names it.
     """
-    dual, objective = separate_networks(policy), as_objective("clip")
+    dual = separate_networks(policy)
     optimizer = parts.as_optimizer("ppg", optimizer)
     estimator = parts.resolved_estimator("ppg", estimator, dual, environment)
     schedules = parts.resolved_schedules({"learning_rate": "linear", **(schedules or {})})
@@ -118,7 +89,7 @@ def ppg(
         experience, batch = collected(rollout_key, state, config)
         carry, optimize = experience.trajectory.initial_carry, parts.clipped(optimizer, config)
 
-        loss = partial(actor_critic_loss, clip, dual, config)
+        loss = partial(actor_critic_loss, partial(OBJECTIVES["clip"].loss, {}), dual, config)
         training, terms = ppo_epochs(shuffle_key, batch, carry, (state.params, state.optimizer), loss, optimize, config)
 
         place = state.updates % config.num_policy_updates
@@ -172,8 +143,8 @@ def auxiliary_loss(
     `clone_coefficient * KL(old || new)` (section 2, equations 3 and 4)."""
     targets = jnp.where(batch.mask, batch.value_targets, 0)
     inputs = carry, batch.observations, batch.resets
-    _, (distributions, auxiliary_values), (_, values) = both(policy, params, *inputs)
-    _, (old_distributions, _), _ = both(policy, old_params, *inputs)
+    _, (distributions, auxiliary_values), (_, values) = apply_both(policy, params, *inputs)
+    _, (old_distributions, _), _ = apply_both(policy, old_params, *inputs)
     kl = masked_mean(old_distributions.kl_divergence(distributions), batch.mask)
     errors = [masked_mean(value_loss(x, targets), batch.mask) for x in (auxiliary_values, values)]
     return sum(errors) + config.clone_coefficient * kl, {}

@@ -93,9 +93,8 @@ def ppo(
     def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
         config = parts.scheduled(state.config, schedules, state.updates)
         next_key, rollout_key, shuffle_key = jax.random.split(state.key, 3)
-        experience = parts.collect(
-            rollout_key, environment, policy, parts.acting(policy, state), state, config, transforms
-        )
+        act = parts.acting(policy, state)
+        experience = parts.collect(rollout_key, environment, policy, act, state, config, transforms)
 
         def batch_of(params: Any) -> Batch:
             return parts.make_batch(estimator, parts.acting(policy, state, params), state, experience, config)
@@ -138,20 +137,18 @@ def ppo_epochs(
     optimizer: optax.GradientTransformationExtraArgs,
     config: PPOConfig,
 ) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
-    """Takes the gradient steps of an update: `num_epochs` passes over a batch in `num_minibatches` minibatches, until the
-    estimated KL divergence is above `target_kl`, if that is given.
+    """Takes gradient steps on `num_epochs` times `num_minibatches` minibatches, until the estimated KL divergence is
+    above `target_kl`, if that is given.
 
     Args:
       key: randomness of the shuffles.
-      batch: of transitions, or a function of the parameters that makes it anew for every pass.
-      carry: the policy's memory before the first step.
-      training: `(params, optimizer_state)`.
+      batch: a batch, or a function of the parameters that makes one anew for every pass.
+      carry, training, optimizer: as in `gaejax.algorithms.gradient_step`.
       loss: `gaejax.losses.actor_critic_loss` with all but its last three arguments bound.
-      optimizer: as in `gradient_step`.
       config: the scheduled config.
 
     Returns:
-      The new `(params, optimizer_state)`, and diagnostics, `[num_epochs, num_minibatches]` but for `first_log_ratio`.
+      The new `(params, optimizer_state)`, and diagnostics `[num_epochs, num_minibatches]`.
     """
 
     def update(progress: tuple, minibatch: tuple) -> tuple:

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from gaejax._hints import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import OnPolicyConfig, hyperparameters, number, size
 from gaejax.algorithms.state import TrainingInfo, TrainingState
+from gaejax.algorithms.trust_region import backtrack, trust_region_step
 from gaejax.environments import Environment
 from gaejax.minibatches import Batch
 from gaejax.policies import Policy
@@ -92,25 +92,29 @@ def trpo(
         # The policy: up the surrogate, in the metric of its divergence (whose Hessian is the Fisher matrix).
         gradient = jax.grad(lambda params: -measure(params).surrogate)(state.params)
         _, fisher = jax.linearize(jax.grad(lambda params: measure(params).kl), state.params)
-        direction = trust_region_step(gradient, fisher, config.max_kl, config)
+        direction = trust_region_step(gradient, fisher, config.max_kl, config.damping, config.num_gradient_steps)
 
         def policy_improves(after: Measures) -> jax.Array:
             return (after.surrogate > before.surrogate) & (after.kl <= config.max_kl)
 
-        params, policy_step = backtrack(state.params, direction, measure, policy_improves, config)
+        params, policy_step = backtrack(
+            state.params, direction, measure, policy_improves, config.backtrack_factor, config.num_backtracks
+        )
 
         # The values: down their error, in the metric of their own change, and not at the policy's cost.
         def value_step(params: Any, _: None) -> tuple:
             gradient = jax.grad(lambda params: measure(params).value_loss)(params)
             curvature = value_metric(policy, batch, carry, params)
-            direction = trust_region_step(gradient, curvature, config.max_value_change, config)
+            direction = trust_region_step(
+                gradient, curvature, config.max_value_change, config.damping, config.num_gradient_steps
+            )
             now = measure(params)
 
             def values_improve(after: Measures) -> jax.Array:
                 keeps_policy = (after.kl <= config.max_kl) & (after.surrogate >= before.surrogate)
                 return (after.value_loss < now.value_loss) & keeps_policy
 
-            return backtrack(params, direction, measure, values_improve, config)
+            return backtrack(params, direction, measure, values_improve, config.backtrack_factor, config.num_backtracks)
 
         params, value_steps = jax.lax.scan(value_step, params, length=config.num_value_steps)
         after = measure(params)
@@ -159,55 +163,3 @@ def value_metric(policy: Policy, batch: Batch, carry: Any, params: Any) -> Calla
     errors = now - jnp.where(batch.mask, batch.value_targets, 0)
     scale = jnp.maximum(jnp.sum(errors**2), 1e-8)
     return lambda direction: back(change(direction) / scale)[0]
-
-
-def trust_region_step(gradient: Any, curvature: Callable[[Any], Any], radius: jax.Array, config: TRPOConfig) -> Any:
-    """The step s, against the gradient, with `s H s / 2 = radius` that the quadratic model likes best: along `H^-1 g`,
-    by conjugate gradient (2015, appendix C)."""
-
-    def damped(vector: Any) -> Any:
-        return jax.tree.map(lambda curved, own: curved + config.damping * own, curvature(vector), vector)
-
-    direction = conjugate_gradient(damped, gradient, config.num_gradient_steps)
-    length = optax.tree.vdot(direction, damped(direction)) / 2
-    return optax.tree.scale(-jnp.sqrt(radius / jnp.maximum(length, 1e-30)), direction)
-
-
-def conjugate_gradient(product: Callable[[Any], Any], target: Any, num_steps: int) -> Any:
-    """x with `product(x)` about `target`, for a symmetric positive definite product (Hestenes & Stiefel 1952).
-
-    (`jax.scipy.sparse.linalg.cg` of JAX 0.10.2, under `vmap` with a product that closes over batched values, returns 0
-    in some compilations and not in others.)
-    """
-
-    def step(progress: tuple, _: None) -> tuple:
-        solution, residual, direction, error = progress
-        curved = product(direction)
-        length = error / jnp.maximum(optax.tree.vdot(direction, curved), 1e-30)
-        solution = optax.tree.add_scale(solution, length, direction)
-        residual = optax.tree.add_scale(residual, -length, curved)
-        new_error = optax.tree.vdot(residual, residual)
-        direction = optax.tree.add_scale(residual, new_error / jnp.maximum(error, 1e-30), direction)
-        return (solution, residual, direction, new_error), None
-
-    start = (optax.tree.zeros_like(target), target, target, optax.tree.vdot(target, target))
-    return jax.lax.scan(step, start, length=num_steps)[0][0]
-
-
-def backtrack(
-    params: Any, step: Any, measure: Callable[[Any], Measures], accept: Callable[[Measures], Any], config: TRPOConfig
-) -> tuple[Any, jax.Array]:
-    """The first of `params + step`, `params + factor * step`, ... that is accepted, and its fraction; 0 if none is."""
-    shortest = config.backtrack_factor ** (config.num_backtracks + 0.5)
-
-    def moved(fraction: jax.Array) -> Any:
-        return optax.tree.add_scale(params, fraction, step)
-
-    def refused(fraction: jax.Array) -> jax.Array:
-        return (fraction > shortest) & ~accept(measure(moved(fraction)))
-
-    fraction = jax.lax.while_loop(refused, lambda fraction: fraction * config.backtrack_factor, jnp.float32(1))
-    accepted = fraction > shortest
-    # Chosen, not multiplied by 0: a step that was refused may be NaN.
-    params = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), moved(fraction), params)
-    return params, jnp.where(accepted, fraction, 0)
