@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.environments import Environment
-from gaejax.values import expected_values
+from gaejax.policies.critics import expected_values
 
 
 class Trajectory(NamedTuple):

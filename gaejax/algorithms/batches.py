@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from gaejax.algorithms.training_state import Experience, TrainingState
 from gaejax.minibatches import behind_burn_in
+from gaejax.policies.critics import expected_values
 from gaejax.rollout import Act, episode_steps, finite_where_masked, replay
-from gaejax.values import expected_values
 
 
 class Batch(NamedTuple):

@@ -17,8 +17,8 @@ from gaejax.algorithms.on_policy import OnPolicy, Parts
 from gaejax.algorithms.training_state import OnPolicyConfig, TrainingInfo, TrainingState
 from gaejax.environments import Environment
 from gaejax.policies import Policy
+from gaejax.policies.critics import expected_values
 from gaejax.statistics import masked_mean, standardize
-from gaejax.values import expected_values
 
 
 @struct.dataclass

@@ -6,22 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gaejax.environments import Dict, Discrete, MultiDiscrete, Space
 from gaejax.policies.initializers import orthogonal
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "swish": nn.swish, "gelu": nn.gelu, "elu": nn.elu}
-
-
-def encode(observations: Any, space: Space) -> Any:
-    """Observations `[..., *shape]` as floats: integers one-hot, all else as it is; of a dict, part by part."""
-    if isinstance(space, Dict):
-        return {name: encode(observations[name], part) for name, part in space.spaces.items()}
-    if isinstance(space, Discrete):
-        return jax.nn.one_hot(observations, space.n, dtype=jnp.float32)
-    if isinstance(space, MultiDiscrete):
-        choices = [jax.nn.one_hot(observations[..., k], size) for k, size in enumerate(space.sizes)]
-        return jnp.concatenate(choices, axis=-1)
-    return jnp.asarray(observations, jnp.float32)
 
 
 def flat(inputs: Any) -> jax.Array:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gaejax.policies.core import Body, sequential
+from gaejax.policies.bodies import Body, sequential
 from gaejax.policies.layers import check_positive, flat
 from gaejax.recurrence import reverse_linear_recurrence
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.policies.attention import Cache, View, attend, empty_cache, look, rotate, write
-from gaejax.policies.core import Body, sequential
+from gaejax.policies.bodies import Body, sequential
 from gaejax.policies.layers import check_positive, flat
 
 
