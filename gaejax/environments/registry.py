@@ -149,10 +149,17 @@ def _one_line(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        message = " ".join(str(error).split())
-        place = f" ({Path(frame.filename).name}:{frame.lineno})" if not isinstance(error, SyntaxError) else ""
-        raise ValueError(f"{what}: {type(error).__name__}: {message}{place}") from error
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{what}: {message}{_place(error)}") from error
+
+
+def _place(error: Exception) -> str:
+    """Returns " (file.py:line)" for the user's line that raised; nothing where there is none, or the message has it."""
+    if isinstance(error, SyntaxError):
+        return ""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    last = frames[-1]
+    return "" if last.filename == __file__ else f" ({Path(last.filename).name}:{last.lineno})"
 
 
 def _module(name: str, place: str) -> ModuleType:

@@ -23,8 +23,8 @@ def encode(observations: Any, space: Space) -> Any:
     if isinstance(space, Discrete):
         return jax.nn.one_hot(observations, space.n, dtype=jnp.float32)
     if isinstance(space, MultiDiscrete):
-        choices = [jax.nn.one_hot(observations[..., k], size) for k, size in enumerate(space.sizes)]
-        return jnp.concatenate(choices, axis=-1)
+        choices = [jax.nn.one_hot(observations[..., k], size, dtype=jnp.float32) for k, size in enumerate(space.sizes)]
+        return jnp.concatenate(choices, axis=-1) if choices else jnp.asarray(observations, jnp.float32)
     return jnp.asarray(observations, jnp.float32)
 
 
@@ -32,6 +32,8 @@ def observing(body: Body, space: Space, argument: str, names: Sequence[str] | No
     """A body of float inputs as one of observations, which computes in `compute_dtype` and returns float32."""
     if isinstance(space, Dict):
         known = [name for name in space.spaces if name != MASK]
+        if not known:
+            raise ValueError(f"a Dict of observations must have one besides an action mask, got {list(space.spaces)}")
         names = known if names is None else list(names)
         if not names or not set(names) <= set(known):
             raise ValueError(f"{argument} must be among {', '.join(known)}, got {', '.join(names) or 'none'}")
@@ -86,6 +88,8 @@ def check_spaces(
     if not isinstance(environment.observation_space, Space):
         kind = type(environment.observation_space).__name__
         raise ValueError(f"observation_space of {name} must be one of gaejax.environments', got {kind}")
+    if 0 in (*space.shape, len(getattr(space, "sizes", "discrete"))):
+        raise ValueError(f"action_space of {name} must have at least one action, got {space}")
     if isinstance(space, Box):
         if len(space.shape) != 1:
             raise ValueError(f"action_space of {name} must be a Box of one axis, got shape {space.shape}")

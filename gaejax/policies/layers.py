@@ -1,5 +1,6 @@
 """Layers that the bodies share, and how observations become their inputs."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "swish": nn.swish, "gelu": nn.g
 
 def flat(inputs: Any) -> jax.Array:
     """Inputs with leaves `[B, ...]` as one vector each, `[B, d]`."""
-    parts = [x.reshape(x.shape[0], -1) for x in jax.tree.leaves(inputs)]
+    parts = [x.reshape(x.shape[0], math.prod(x.shape[1:])) for x in jax.tree.leaves(inputs)]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
 
@@ -45,5 +46,5 @@ class Readout(nn.Module):
     def __call__(self, features: jax.Array) -> jax.Array:
         kernel = self.param("kernel", orthogonal(self.gain), (self.size, features.shape[-1]), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.size,), jnp.float32)
-        outputs = features.reshape(-1, features.shape[-1]) @ kernel.T + bias
+        outputs = features.reshape(math.prod(features.shape[:-1]), features.shape[-1]) @ kernel.T + bias
         return outputs.reshape(*features.shape[:-1], self.size)
