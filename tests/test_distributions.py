@@ -15,7 +15,7 @@ from gaejax.distributions import (
     mask_logits,
 )
 from gaejax.losses import value_loss
-from gaejax.values import CategoricalValue, ValueBins, expected_values, histogram
+from gaejax.policies.critics import CategoricalValue, ValueBins, expected_values, histogram
 
 KEY = jax.random.key(0)
 SHAPE = (3, 2)

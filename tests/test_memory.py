@@ -11,8 +11,8 @@ import gaejax
 from gaejax.environments import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from gaejax.minibatches import behind_burn_in
 from gaejax.policies import actor_critic, chain, gru, linear_recurrent, mlp, transformer
+from gaejax.policies.critics import ValueBins, expected_values
 from gaejax.rollout import init_rollout, rollout, trajectory_values
-from gaejax.values import ValueBins, expected_values
 
 CONFIG = gaejax.PPOConfig(num_envs=4, num_steps=16, num_minibatches=2, num_epochs=2, learning_rate=3e-3)
 

@@ -29,10 +29,10 @@ from gaejax.policies import (
     transformer,
     truncated_backpropagation,
 )
+from gaejax.policies.critics import ValueBins
 from gaejax.policies.initializers import orthogonal
 from gaejax.testing import check_policy
 from gaejax.testing.policies import NUM_ROWS, NUM_STEPS
-from gaejax.values import ValueBins
 
 VECTOR, IMAGE, CELL = Box(-np.inf, np.inf, (5,)), Box(0, 1, (5, 4, 2)), Discrete(6)
 SENSES = Dict({"image": IMAGE, "cell": CELL, "choices": MultiDiscrete((2, 3)), "switches": MultiBinary((2,))})

@@ -19,10 +19,10 @@ from gaejax.algorithms.explain import explain
 from gaejax.algorithms.normalizers import Identity, ObservationNormalizer, RewardNormalizer
 from gaejax.algorithms.schedules import Schedule, check_scheduled
 from gaejax.algorithms.state import Experience, TrainingInfo, TrainingState, strong, taken_over
-from gaejax.environments import Environment, auto_reset, rescale_actions
+from gaejax.environments import Environment, auto_reset, check_environment, rescale_actions
 from gaejax.estimators import Estimator, EstimatorInputs, NeedsActionValues, as_estimator, example_inputs
 from gaejax.minibatches import Batch
-from gaejax.policies import Policy, distribution_of
+from gaejax.policies import Policy, distribution_of, expected_values
 from gaejax.rollout import (
     Act,
     RolloutState,
@@ -35,7 +35,6 @@ from gaejax.rollout import (
 )
 from gaejax.statistics import explained_variance, standardize
 from gaejax.transforms import Transform
-from gaejax.values import expected_values
 
 Optimizer = Callable[[Any], optax.GradientTransformation]
 """`config -> optax.GradientTransformation`, of a config whose numbers may be traced."""
@@ -376,6 +375,7 @@ def make_algorithm(
     def act_now(state: TrainingState, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, Any, Any]:
         return acting(policy, state)(carry, observations, resets)
 
+    check_environment(environment)
     return Algorithm(init, step, act or act_now, policy.initial_carry, environment)
 
 

@@ -14,7 +14,7 @@ from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import OnPolicyConfig, hyperparameters, number, size
 from gaejax.algorithms.state import TrainingInfo, TrainingState
 from gaejax.distributions import EpsilonGreedy
-from gaejax.environments import Discrete, Environment
+from gaejax.environments import Discrete, Environment, check_is_environment
 from gaejax.minibatches import Batch, minibatch_epochs
 from gaejax.policies import Policy, distribution_of
 from gaejax.statistics import masked_mean
@@ -78,6 +78,7 @@ def pqn(
     Raises:
       ValueError, TypeError: for an argument that does not fit; one line that names it.
     """
+    check_is_environment(environment)
     if not isinstance(environment.action_space, Discrete):
         kind = type(environment.action_space).__name__
         raise ValueError(f"action_space of pqn must be Discrete, got a {kind} in {environment.name}: use ppo")

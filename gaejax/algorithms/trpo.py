@@ -16,10 +16,9 @@ from gaejax.algorithms.state import TrainingInfo, TrainingState
 from gaejax.algorithms.trust_region import backtrack, trust_region_step
 from gaejax.environments import Environment
 from gaejax.minibatches import Batch
-from gaejax.policies import Policy
+from gaejax.policies import Policy, expected_values
 from gaejax.statistics import masked_mean, standardize
 from gaejax.transforms import Transform
-from gaejax.values import expected_values
 
 
 @hyperparameters

@@ -31,7 +31,8 @@ def trust_region_step(
 
 
 def conjugate_gradient(product: Callable[[Any], Any], target: Any, num_steps: int) -> Any:
-    """Returns x with `product(x)` close to `target`, for a symmetric positive definite product (Hestenes & Stiefel 1952).
+    """Returns x with `product(x)` close to `target`, for a symmetric positive definite product (Hestenes & Stiefel,
+    1952).
 
     (`jax.scipy.sparse.linalg.cg` of JAX 0.10.2, under `vmap` with a product that closes over batched values, returns 0
     in some compilations and not in others.)

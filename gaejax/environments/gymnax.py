@@ -1,14 +1,16 @@
-"""gymnax (1.x) environments as `gaejax.Environment` values."""
+"""The adapter for gymnax (1.x): its environments as `gaejax.Environment` values."""
 
-import difflib
 import inspect
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaejax.environments.core import Box, Dict, Discrete, Environment, Space, rescale_actions, time_limit_terminates
+from gaejax.environments.environment import Environment
+from gaejax.environments.spaces import Box, Dict, Discrete, Space
+from gaejax.environments.wrappers import rescale_actions, time_limit_terminates
 
 UNUSABLE = {
     "SimpleBandit-bsuite": "its arms are permuted anew at every one-step episode, so there is nothing to learn",
@@ -16,42 +18,34 @@ UNUSABLE = {
 }
 
 
-def environment_names() -> list[str]:
-    """The names that `make` takes."""
+def names() -> list[str]:
+    """Returns the names of the usable environments."""
     import gymnax  # seconds to import, and needed only by those who use it
 
     return [name for name in gymnax.registered_envs if name not in UNUSABLE]
 
 
 def make(name: str, *, time_limit: Literal["truncate", "terminate"] = "truncate", **kwargs: Any) -> Environment:
-    """A gymnax environment by name.
+    """Returns a gymnax environment by name.
 
     Args:
-      name: for example `"CartPole-v1"`; see `environment_names()`.
-      time_limit: `"truncate"` (the successor is real and is bootstrapped) or `"terminate"` (the limit is part of the
-        task: what follows is worth 0).
-      **kwargs: arguments of the environment's constructor (`mapping_seed=3`) and fields of its params
+      name: One of `names()`.
+      time_limit: `"truncate"` (the next state has a value, which is bootstrapped) or `"terminate"` (the limit is part
+        of the task: the value after it is 0).
+      **kwargs: Arguments of the environment's constructor (`mapping_seed=3`) and fields of its params
         (`max_steps_in_episode=50`), told apart by name.
 
     Returns:
-      An `Environment` with float rewards, float32 or int32 observations and boolean flags. Bounded real actions are in
-      units of [-1, 1], rescaled to the environment's own and clipped.
+      An `Environment` with float rewards, float32 or int32 observations and boolean flags. Bounded real actions are
+      rescaled from [-1, 1] to the environment's own units, and clipped.
 
     Raises:
-      ValueError: for an unknown name, argument, option or space; the message says what there is.
+      ValueError: for an unknown argument or option, or an unsupported space.
     """
     import gymnax
 
-    names = environment_names()
-    if name in UNUSABLE:
-        raise ValueError(f"environment {name!r} is not usable: {UNUSABLE[name]}")
-    if name not in names:
-        near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
-        raise ValueError(f"unknown environment {name!r}: {hint}")
     if time_limit not in ("truncate", "terminate"):
         raise ValueError(f"time_limit must be 'truncate' or 'terminate', got {time_limit!r}")
-
     default, default_params = gymnax.make(name)
     params_fields = set(vars(default_params))
     constructor = inspect.signature(type(default).__init__).parameters.values()
@@ -74,48 +68,87 @@ def make(name: str, *, time_limit: Literal["truncate", "terminate"] = "truncate"
 
 
 def from_gymnax(source: Any, params: Any, name: str | None = None) -> Environment:
-    """An environment object of gymnax, yours or theirs, with its `params`, as an `Environment`.
+    """Converts an environment object with gymnax's methods, and its `params`, to an `Environment`.
+
+    Integers of a discrete space that does not start at 0 are shifted, so that here all count from 0. The entry
+    `"metrics"` of the source's info is passed on, the others are dropped.
+
+    Args:
+      source: An object with `reset_env`, `step_env`, `is_truncated`, `observation_space` and `action_space`.
+      params: Its params.
+      name: The name of the result; default: `source.name`.
 
     Raises:
+      TypeError: if `source` lacks one of these methods.
       ValueError: for a space that is neither discrete, a box, nor a dict of these.
     """
+    methods = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space")
+    missing = [method for method in methods if not callable(getattr(source, method, None))]
+    if missing:
+        kind = f"{type(source).__module__}.{type(source).__name__}"
+        raise TypeError(f"source must be an environment of gymnax, got a {kind} without {', '.join(missing)}")
     name = name or source.name
-    observation_space = _space(source.observation_space(params), f"observation space of {name}")
-    action_space = _space(source.action_space(params), f"action space of {name}")
+    source_space, source_action_space = source.observation_space(params), source.action_space(params)
+    observation_space = _space(source_space, f"observation space of {name}")
+    action_space = _space(source_action_space, f"action space of {name}")
+    first_action = _start(source_action_space)
 
-    def reset(key: jax.Array, params: Any) -> tuple[Any, jax.Array]:
+    def reset(key: jax.Array, params: Any) -> tuple[Any, Any]:
         observation, state = source.reset_env(key, params)
-        return state, _cast(observation, observation_space)
+        return state, _cast(observation, source_space, observation_space)
 
     def step(key: jax.Array, state: Any, action: Any, params: Any) -> tuple:
-        observation, state, reward, terminated, _ = source.step_env(key, state, action, params)
+        action = action + first_action if first_action else action
+        observation, state, reward, terminated, info = source.step_env(key, state, action, params)
         terminated = jnp.asarray(terminated, bool)
         truncated = jnp.asarray(source.is_truncated(state, params), bool) & ~terminated
         return (
             state,
-            _cast(observation, observation_space),
+            _cast(observation, source_space, observation_space),
             jnp.asarray(reward, jnp.float32).reshape(()),
             terminated,
             truncated,
-            {},
+            {"metrics": info["metrics"]} if isinstance(info, Mapping) and "metrics" in info else {},
         )
 
     return rescale_actions(Environment(name, reset, step, observation_space, action_space, params))
 
 
 def _space(space: Any, what: str) -> Space:
-    kind = type(space).__name__
-    if kind == "Discrete":
-        return Discrete(int(space.n))
-    if kind == "Box":
-        return Box(np.asarray(space.low), np.asarray(space.high), tuple(space.shape))
-    if kind == "Dict":
+    """Returns our counterpart of a space, which is known by the name of its class or of one that it inherits from.
+
+    Raises:
+      ValueError: if there is none, or the space lacks an attribute or has one that cannot be kept.
+    """
+    if isinstance(space, Space):
+        return space
+    kinds = {kind.__name__ for kind in type(space).__mro__}
+    if "Dict" in kinds and isinstance(getattr(space, "spaces", None), Mapping):
         return Dict({name: _space(part, f"{name} in the {what}") for name, part in space.spaces.items()})
-    raise ValueError(f"the {what} is a {kind}: only Discrete, Box and a Dict of them are supported")
+    try:
+        if "Discrete" in kinds:
+            if tuple(space.shape) != ():
+                raise ValueError(f"a Discrete must have shape (), got {space.shape}")
+            _start(space)
+            return Discrete(space.n)
+        if "Box" in kinds:
+            return Box(np.asarray(space.low), np.asarray(space.high), tuple(space.shape))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"the {what} is not usable: {error}") from None
+    raise ValueError(f"the {what} is a {type(space).__name__}: only Discrete, Box and a Dict of them are supported")
 
 
-def _cast(observation: Any, space: Space) -> Any:
-    """An observation in the house's types: int32 for a discrete space, float32 for a box."""
+def _start(space: Any) -> int:
+    """Returns the first integer of a discrete space (0 unless its `start` says otherwise)."""
+    return int(getattr(space, "start", 0))
+
+
+def _cast(observation: Any, source_space: Any, space: Space) -> Any:
+    """Returns an observation as int32 counted from 0 for a discrete space, as float32 for a box."""
     if isinstance(space, Dict):
-        return {name: _cast(observation[name], part) for name, part in space.spaces.items()}
-    return jnp.asarray(observation, jnp.int32 if isinstance(space, Discrete) else jnp.float32)
+        parts = source_space.spaces
+        return {name: _cast(observation[name], parts[name], part) for name, part in space.spaces.items()}
+    if isinstance(space, Discrete):
+        start = _start(source_space)
+        return jnp.asarray(observation - start if start else observation, jnp.int32)
+    return jnp.asarray(observation, jnp.float32 if isinstance(space, Box) else None)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gaejax.language.decoder_config import DecoderConfig
 from gaejax.policies.attention import Cache, View, empty_cache, look, rotate, write
-from gaejax.policies.core import Body, sequential
+from gaejax.policies.bodies import Body, sequential
 
 
 def decoder(config: DecoderConfig, remat: bool = False, layers: range | None = None) -> Body:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.policies.attention import Cache
-from gaejax.policies.core import Policy
+from gaejax.policies.policy import Policy
 
 
 class Generation(NamedTuple):

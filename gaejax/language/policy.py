@@ -10,8 +10,9 @@ from gaejax.environments import Discrete
 from gaejax.language.decoder import decoder
 from gaejax.language.decoder_config import DecoderConfig
 from gaejax.language.sampling import SampledFrom, check_sampling, sampling_logits
-from gaejax.policies.core import Body, Policy
+from gaejax.policies.bodies import Body
 from gaejax.policies.heads import ValueHead
+from gaejax.policies.policy import Policy
 
 
 class Encoded(NamedTuple):

@@ -18,9 +18,9 @@ from gaejax.language.datasets import Texts
 from gaejax.language.prompts import Text
 from gaejax.minibatches import random_permutation
 from gaejax.policies.attention import Cache
-from gaejax.policies.core import Policy
+from gaejax.policies.critics import expected_values
+from gaejax.policies.policy import Policy
 from gaejax.statistics import masked_mean
-from gaejax.values import expected_values
 
 MAX_GRAD_NORM = 1.0
 

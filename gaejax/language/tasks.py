@@ -11,7 +11,7 @@ from gaejax.environments import Environment
 from gaejax.language.environment import token_environment
 from gaejax.language.generate import Generation, generate
 from gaejax.language.prompts import Prompts, Text
-from gaejax.policies.core import Policy
+from gaejax.policies.policy import Policy
 
 ALPHABET = "0123456789.=+?abcdef"
 EOS, EQUALS, PLUS, QUESTION, NAMES = range(10, 15)

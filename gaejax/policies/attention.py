@@ -43,7 +43,7 @@ def empty_cache(batch: int, num_layers: int, context: int, shape: tuple[int, int
 def look(cache: Cache, resets: jax.Array) -> tuple[View, jax.Array, jax.Array]:
     """The view of `[T, N]` new steps, and the positions of the slots and of the next step behind them."""
     steps, context = resets.shape[0], cache.positions.shape[1]
-    index = jnp.arange(steps)[:, None]
+    index = jnp.arange(steps, dtype=jnp.int32)[:, None]
     start = jax.lax.cummax(jnp.where(resets, index, -1))  # of the episode; -1: it goes on from the cache
     positions = jnp.where(start < 0, cache.position + index, index - start)
     # Steps of an episode have its start in common; what stands in the cache is seen from the one that goes on.
@@ -65,7 +65,7 @@ def write(ring: jax.Array, new: jax.Array, slot: jax.Array) -> jax.Array:
     if steps == 1:
         return jax.lax.dynamic_update_slice_in_dim(ring, new, slot, axis=1)
     kept = new[:, -context:]
-    slots = (slot + steps - kept.shape[1] + jnp.arange(kept.shape[1])) % context
+    slots = (slot + steps - kept.shape[1] + jnp.arange(kept.shape[1], dtype=jnp.int32)) % context
     return ring.at[:, slots].set(kept, unique_indices=True)
 
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gaejax.policies.core import Body, feed_forward
+from gaejax.policies.bodies import Body, feed_forward
 from gaejax.policies.initializers import orthogonal
 from gaejax.policies.layers import activation_function
 from gaejax.policies.mlp import MLP, check_sizes

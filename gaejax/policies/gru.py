@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gaejax.policies.core import Body, chain, feed_forward, recurrent
+from gaejax.policies.bodies import Body, chain, feed_forward, recurrent
 from gaejax.policies.initializers import orthogonal
 from gaejax.policies.layers import check_positive, flat
 

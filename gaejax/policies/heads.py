@@ -17,9 +17,9 @@ from gaejax.distributions import (
     mask_logits,
 )
 from gaejax.environments import Box, Discrete, Space
+from gaejax.policies.critics import CategoricalValue, ValueBins
 from gaejax.policies.initializers import orthogonal
 from gaejax.policies.layers import Readout
-from gaejax.values import CategoricalValue, ValueBins
 
 
 class PolicyHead(nn.Module):

@@ -1,32 +1,20 @@
 """Layers that the bodies share, and how observations become their inputs."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gaejax.environments import Dict, Discrete, MultiDiscrete, Space
 from gaejax.policies.initializers import orthogonal
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "swish": nn.swish, "gelu": nn.gelu, "elu": nn.elu}
 
 
-def encode(observations: Any, space: Space) -> Any:
-    """Observations `[..., *shape]` as floats: integers one-hot, all else as it is; of a dict, part by part."""
-    if isinstance(space, Dict):
-        return {name: encode(observations[name], part) for name, part in space.spaces.items()}
-    if isinstance(space, Discrete):
-        return jax.nn.one_hot(observations, space.n, dtype=jnp.float32)
-    if isinstance(space, MultiDiscrete):
-        choices = [jax.nn.one_hot(observations[..., k], size) for k, size in enumerate(space.sizes)]
-        return jnp.concatenate(choices, axis=-1)
-    return jnp.asarray(observations, jnp.float32)
-
-
 def flat(inputs: Any) -> jax.Array:
     """Inputs with leaves `[B, ...]` as one vector each, `[B, d]`."""
-    parts = [x.reshape(x.shape[0], -1) for x in jax.tree.leaves(inputs)]
+    parts = [x.reshape(x.shape[0], math.prod(x.shape[1:])) for x in jax.tree.leaves(inputs)]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
 
@@ -58,5 +46,5 @@ class Readout(nn.Module):
     def __call__(self, features: jax.Array) -> jax.Array:
         kernel = self.param("kernel", orthogonal(self.gain), (self.size, features.shape[-1]), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.size,), jnp.float32)
-        outputs = features.reshape(-1, features.shape[-1]) @ kernel.T + bias
+        outputs = features.reshape(math.prod(features.shape[:-1]), features.shape[-1]) @ kernel.T + bias
         return outputs.reshape(*features.shape[:-1], self.size)

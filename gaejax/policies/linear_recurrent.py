@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gaejax.policies.core import Body, sequential
+from gaejax.policies.bodies import Body, fold, sequential
 from gaejax.policies.layers import check_positive, flat
 from gaejax.recurrence import reverse_linear_recurrence
 
@@ -38,7 +38,7 @@ class Layers(nn.Module):
 
     @nn.compact
     def __call__(self, carry: tuple, inputs: Any, resets: jax.Array) -> tuple[tuple, jax.Array]:
-        features = nn.Dense(self.size)(flat(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)))
+        features = nn.Dense(self.size)(flat(fold(inputs)))
         memories = []
         for memory in carry:
             normed = nn.LayerNorm()(features)

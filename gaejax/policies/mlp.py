@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from gaejax.policies.core import Body, feed_forward
+from gaejax.policies.bodies import Body, feed_forward
 from gaejax.policies.initializers import orthogonal
 from gaejax.policies.layers import activation_function, flat
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 
 from gaejax.distributions import EpsilonGreedy, mask_logits
 from gaejax.environments import Dict, Discrete, Environment
-from gaejax.policies.actor_critic import MASK, check_spaces, observing, zeros
-from gaejax.policies.core import Body, Policy
+from gaejax.policies.bodies import Body
+from gaejax.policies.inputs import MASK, check_spaces, observing, zeros
 from gaejax.policies.layers import Readout
+from gaejax.policies.policy import Policy
 
 
 def q_network(environment: Environment, body: Body, *, compute_dtype: Any = jnp.float32) -> Policy:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.policies.attention import Cache, View, attend, empty_cache, look, rotate, write
-from gaejax.policies.core import Body, sequential
+from gaejax.policies.bodies import Body, fold, sequential
 from gaejax.policies.layers import check_positive, flat
 
 
@@ -63,7 +63,7 @@ class Transformer(nn.Module):
             remedy = "take it from this policy's initial_carry"
             raise ValueError(f"carry holds {slots} steps where the transformer's context is {self.context}: {remedy}")
         view, positions, position = look(cache, resets)
-        features = nn.Dense(self.size)(flat(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)))
+        features = nn.Dense(self.size)(flat(fold(inputs)))
         if not self.rotary:
             table = self.param("positions", nn.initializers.normal(0.02), (self.context, self.size), jnp.float32)
             features = features + table[view.positions.reshape(-1) % self.context]

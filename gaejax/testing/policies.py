@@ -10,8 +10,8 @@ import numpy as np
 
 from gaejax.environments import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
 from gaejax.policies import Policy
+from gaejax.policies.critics import expected_values
 from gaejax.testing.conformance import Failure, Report
-from gaejax.values import expected_values
 
 NUM_STEPS, NUM_ROWS, CUT = 12, 4, 5
 OTHERS = np.array([2, 1, 2, 0])  # rows in another order, one of them twice

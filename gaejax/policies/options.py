@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from gaejax.environments import Environment
 from gaejax.policies.actor_critic import actor_critic
+from gaejax.policies.bodies import Body, chain, skip
 from gaejax.policies.cnn import cnn
-from gaejax.policies.core import Body, Policy, chain, skip
 from gaejax.policies.gru import gru
 from gaejax.policies.linear_recurrent import linear_recurrent
 from gaejax.policies.mlp import mlp
+from gaejax.policies.policy import Policy
 from gaejax.policies.q_network import q_network
 from gaejax.policies.transformer import transformer
 

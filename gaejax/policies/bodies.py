@@ -1,33 +1,11 @@
-"""The protocols of policies and of their bodies, and the parts of which bodies are made."""
+"""Bodies: what turns inputs into features, and the functions that make and combine them."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-from gaejax.environments import Space
-
-
-class Policy(NamedTuple):
-    """An actor-critic that may remember. Cutting time anywhere changes nothing: acting is `T = 1`.
-
-    Attributes:
-      init: `key -> params`.
-      initial_carry: `batch size N -> carry`, every leaf `[N, ...]`; a policy without memory has none: `()`.
-      apply: `(params, carry, observations, resets) -> (carry, distributions, values)` over time-major `[T, N, ...]`
-        observations and `[T, N]` booleans; `resets[t]` says that observation t starts an episode, so the carry is
-        cleared before it is read. `values` is `[T, N]`, or a `CategoricalValue` over it.
-      observation_space: what it was made for, if known; `gaejax.testing.check_policy` draws from it.
-      encode: `(params, carry, observations, resets) -> (carry, encoded)`, where a part of the policy is frozen: what
-        that part makes of observations, which `apply` takes in their place: `gaejax.algorithms.transforms.encode_once`.
-    """
-
-    init: Callable
-    initial_carry: Callable
-    apply: Callable
-    observation_space: Space | None = None
-    encode: Callable | None = None
 
 
 class Body(NamedTuple):
@@ -44,6 +22,11 @@ class Body(NamedTuple):
     apply: Callable
 
 
+def fold(inputs: Any) -> Any:
+    """Folds the axes of time and environments into one: leaves `[T, N, ...]` to `[T * N, ...]`, of any size."""
+    return jax.tree.map(lambda x: x.reshape(math.prod(x.shape[:2]), *x.shape[2:]), inputs)
+
+
 def feed_forward(init: Callable, apply: Callable) -> Body:
     """A body without memory, of any library's two functions.
 
@@ -53,9 +36,6 @@ def feed_forward(init: Callable, apply: Callable) -> Body:
     """
 
     # Products on one folded axis: XLA:CPU takes 2.9 times as long for the gradient of a layer on [1, B, d].
-    def fold(inputs: Any) -> Any:
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)
-
     def body(params: Any, carry: tuple, inputs: Any, resets: jax.Array) -> tuple[tuple, Any]:
         features = apply(params, fold(inputs))
         return carry, jax.tree.map(lambda x: x.reshape(*resets.shape, *x.shape[1:]), features)
