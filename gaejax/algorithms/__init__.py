@@ -18,6 +18,7 @@ from gaejax.algorithms.parts import (
     make_algorithm,
     make_batch,
     next_state,
+    scheduled,
     training_info,
 )
 from gaejax.algorithms.ppg import PPGConfig, ppg
@@ -88,6 +89,7 @@ __all__ = [
     "ppo",
     "pqn",
     "reinforce",
+    "scheduled",
     "training_info",
     "trpo",
 ]

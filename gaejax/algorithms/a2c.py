@@ -12,6 +12,7 @@ from gaejax._hints import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import ActorCriticConfig, hyperparameters, number, size
+from gaejax.algorithms.schedules import resolved_schedules
 from gaejax.algorithms.state import TrainingInfo, TrainingState
 from gaejax.environments import Environment
 from gaejax.losses import actor_critic_loss, policy_gradient_loss
@@ -56,7 +57,7 @@ def a2c(
     """
     optimizer = parts.as_optimizer("a2c", optimizer)
     estimator = parts.resolved_estimator("a2c", estimator, policy, environment)
-    schedules = parts.resolved_schedules({"learning_rate": "linear", **(schedules or {})})
+    schedules = resolved_schedules({"learning_rate": "linear", **(schedules or {})})
 
     def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
         config = parts.scheduled(state.config, schedules, state.updates)
@@ -78,13 +79,4 @@ def a2c(
         info = parts.training_info(policy, state, experience, batch, config, terms)
         return parts.next_state(state, experience, next_key, *training), info
 
-    return parts.make_algorithm(
-        "a2c",
-        A2CConfig,
-        environment,
-        policy,
-        step,
-        optimizer=optimizer,
-        schedules=schedules,
-        transforms=transforms,
-    )
+    return parts.make_algorithm("a2c", A2CConfig, environment, policy, step, optimizer, schedules, transforms)

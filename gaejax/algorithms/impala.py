@@ -11,6 +11,7 @@ from gaejax.algorithms import parts
 from gaejax.algorithms.a2c import A2CConfig, rms_prop
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import hyperparameters, size
+from gaejax.algorithms.schedules import resolved_schedules
 from gaejax.algorithms.state import TrainingInfo, TrainingState
 from gaejax.environments import Environment
 from gaejax.losses import actor_critic_loss, policy_gradient_loss
@@ -57,7 +58,7 @@ def impala(
     """
     optimizer = parts.as_optimizer("impala", optimizer)
     estimator = parts.resolved_estimator("impala", estimator, policy, environment)
-    schedules = parts.resolved_schedules({"learning_rate": "linear", **(schedules or {})})
+    schedules = resolved_schedules({"learning_rate": "linear", **(schedules or {})})
 
     def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
         config = parts.scheduled(state.config, schedules, state.updates)
@@ -87,8 +88,8 @@ def impala(
         environment,
         policy,
         step,
-        optimizer=optimizer,
-        schedules=schedules,
-        transforms=transforms,
+        optimizer,
+        schedules,
+        transforms,
         own_state=lambda state: state.params,
     )

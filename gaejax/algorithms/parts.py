@@ -54,6 +54,19 @@ class LossFn(Protocol):
         ...
 
 
+def scheduled(config: Any, schedules: Mapping[str, Schedule], updates: jax.Array) -> Any:
+    """Returns the config after `updates` training steps: each scheduled field multiplied by its schedule.
+
+    Progress is the share of `anneal_steps` that has been collected, at most 1. Without `anneal_steps` it stays 0.
+    """
+    progress = jnp.zeros(())
+    if config.anneal_steps is not None:  # no product that overflows an int32
+        remaining = 1 - updates * (config.num_envs * config.num_steps / config.anneal_steps)
+        progress = 1 - jnp.clip(remaining, 0, 1)
+    factors = {field: schedule(progress) for field, schedule in schedules.items()}
+    return config.replace(**{field: getattr(config, field) * factor for field, factor in factors.items()})
+
+
 def acting(policy: Policy, state: TrainingState, params: Any = None) -> Act:
     """Returns the policy as the rollout sees it: parameters bound, observations normalized.
 
@@ -314,10 +327,10 @@ def make_algorithm(
     environment: Environment,
     policy: Policy,
     step: StepFn,
-    *,
     optimizer: Optimizer | None,
     schedules: Mapping[str, Schedule],
     transforms: Sequence[Transform] = (),
+    *,
     act: ActFn | None = None,
     own_state: Callable[[TrainingState], Any] = lambda state: (),
     check: Callable[[Any], None] = lambda config: None,

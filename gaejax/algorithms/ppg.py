@@ -14,6 +14,7 @@ from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import hyperparameters, number, size
 from gaejax.algorithms.objectives import OBJECTIVES
 from gaejax.algorithms.ppo import PPOConfig, ppo_epochs
+from gaejax.algorithms.schedules import resolved_schedules
 from gaejax.algorithms.state import Experience, TrainingInfo, TrainingState
 from gaejax.environments import Environment
 from gaejax.losses import actor_critic_loss, value_loss
@@ -48,6 +49,11 @@ class Buffer(NamedTuple):
     batch: Batch
     carry: Any
 
+    @classmethod
+    def of(cls, batch: Batch, carry: Any) -> "Buffer":
+        """Returns one rollout, `[T, N, ...]` and `[1, N, ...]`."""
+        return cls(batch, jax.tree.map(lambda x: x[None], carry))
+
 
 @refuses_unknown_arguments
 def ppg(
@@ -76,7 +82,7 @@ def ppg(
     dual = separate_networks(policy)
     optimizer = parts.as_optimizer("ppg", optimizer)
     estimator = parts.resolved_estimator("ppg", estimator, dual, environment)
-    schedules = parts.resolved_schedules({"learning_rate": "linear", **(schedules or {})})
+    schedules = resolved_schedules({"learning_rate": "linear", **(schedules or {})})
 
     def collected(key: jax.Array, state: TrainingState, config: PPGConfig) -> tuple[Experience, Batch]:
         act = parts.acting(dual, state)
@@ -93,7 +99,7 @@ def ppg(
         training, terms = ppo_epochs(shuffle_key, batch, carry, (state.params, state.optimizer), loss, optimize, config)
 
         place = state.updates % config.num_policy_updates
-        buffer = jax.tree.map(lambda kept, new: kept.at[:, place].set(new), state.algorithm, Buffer(batch, carry))
+        buffer = jax.tree.map(lambda kept, new: kept.at[:, place].set(new), state.algorithm, Buffer.of(batch, carry))
         everything = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), buffer)
         loss = partial(auxiliary_loss, policy, config, training[0])
 
@@ -116,23 +122,16 @@ def ppg(
         return parts.next_state(state, experience, next_key, *training, buffer), info
 
     def empty_buffer(state: TrainingState) -> Buffer:
-        experience, batch = jax.eval_shape(collected, state.key, state, state.config)
+        def one_rollout(state: TrainingState) -> Buffer:
+            experience, batch = collected(state.key, state, state.config)
+            return Buffer.of(batch, experience.trajectory.initial_carry)
+
         size = state.config.num_policy_updates
-        return jax.tree.map(
-            lambda x: jnp.zeros((x.shape[0], size, *x.shape[1:]), x.dtype),
-            Buffer(batch, jax.tree.map(lambda x: x[None], experience.trajectory.initial_carry)),
-        )
+        shapes = jax.eval_shape(one_rollout, state)
+        return jax.tree.map(lambda x: jnp.zeros((x.shape[0], size, *x.shape[1:]), x.dtype), shapes)
 
     return parts.make_algorithm(
-        "ppg",
-        PPGConfig,
-        environment,
-        dual,
-        step,
-        optimizer=optimizer,
-        schedules=schedules,
-        transforms=transforms,
-        own_state=empty_buffer,
+        "ppg", PPGConfig, environment, dual, step, optimizer, schedules, transforms, own_state=empty_buffer
     )
 
 

@@ -13,6 +13,7 @@ from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import ActorCriticConfig, hyperparameters, number, size, switch
 from gaejax.algorithms.objectives import Objective, as_objective, check_objective
+from gaejax.algorithms.schedules import resolved_schedules
 from gaejax.algorithms.state import TrainingInfo, TrainingState
 from gaejax.environments import Environment
 from gaejax.losses import PolicyLoss, actor_critic_loss
@@ -88,7 +89,7 @@ def ppo(
     objective = as_objective(objective)
     optimizer = parts.as_optimizer("ppo", optimizer)
     estimator = parts.resolved_estimator("ppo", estimator, policy, environment)
-    schedules = parts.resolved_schedules({"learning_rate": "linear", **(schedules or {})})
+    schedules = resolved_schedules({"learning_rate": "linear", **(schedules or {})})
 
     def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
         config = parts.scheduled(state.config, schedules, state.updates)
@@ -120,9 +121,9 @@ def ppo(
         environment,
         policy,
         step,
-        optimizer=optimizer,
-        schedules=schedules,
-        transforms=transforms,
+        optimizer,
+        schedules,
+        transforms,
         own_state=lambda state: objective.init(state.config),
         check=partial(check_objective, objective),
     )

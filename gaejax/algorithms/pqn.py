@@ -12,6 +12,7 @@ from gaejax._hints import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import OnPolicyConfig, hyperparameters, number, size
+from gaejax.algorithms.schedules import resolved_schedules
 from gaejax.algorithms.state import TrainingInfo, TrainingState
 from gaejax.distributions import EpsilonGreedy
 from gaejax.environments import Discrete, Environment, check_is_environment
@@ -86,7 +87,7 @@ def pqn(
         raise ValueError("policy of pqn must be one of action values: gaejax.q_network(environment, body)")
     optimizer = parts.as_optimizer("pqn", optimizer)
     estimator = parts.resolved_estimator("pqn", estimator, policy, environment)
-    schedules = parts.resolved_schedules({"learning_rate": "linear", "epsilon": EXPLORATION, **(schedules or {})})
+    schedules = resolved_schedules({"learning_rate": "linear", "epsilon": EXPLORATION, **(schedules or {})})
 
     def act(state: TrainingState, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, Any, Any]:
         carry, greedy, values = parts.acting(policy, state)(carry, observations, resets)
@@ -115,17 +116,7 @@ def pqn(
         info = parts.training_info(policy, state, experience, batch, config, terms)
         return parts.next_state(state, experience, next_key, *training), info
 
-    return parts.make_algorithm(
-        "pqn",
-        PQNConfig,
-        environment,
-        policy,
-        step,
-        optimizer=optimizer,
-        schedules=schedules,
-        transforms=transforms,
-        act=act,
-    )
+    return parts.make_algorithm("pqn", PQNConfig, environment, policy, step, optimizer, schedules, transforms, act=act)
 
 
 def q_loss(policy: Policy, params: Any, batch: Batch, carry: Any) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -54,16 +54,3 @@ def check_scheduled(config: Any, schedules: Mapping[str, Schedule]) -> None:
             raise ValueError(f"schedules must be of float fields of {type(config).__name__}, got {field!r}{hint}")
         if config.anneal_steps is None and field != "learning_rate":
             raise ValueError(f"anneal_steps must be the transitions over which {field} is scheduled, got None")
-
-
-def scheduled(config: Any, schedules: Mapping[str, Schedule], updates: jax.Array) -> Any:
-    """Returns the config after `updates` training steps: each scheduled field multiplied by its schedule.
-
-    Progress is the share of `anneal_steps` that has been collected, at most 1. Without `anneal_steps` it stays 0.
-    """
-    progress = jnp.zeros(())
-    if config.anneal_steps is not None:  # no product that overflows an int32
-        remaining = 1 - updates * (config.num_envs * config.num_steps / config.anneal_steps)
-        progress = 1 - jnp.clip(remaining, 0, 1)
-    factors = {field: schedule(progress) for field, schedule in schedules.items()}
-    return config.replace(**{field: getattr(config, field) * factor for field, factor in factors.items()})

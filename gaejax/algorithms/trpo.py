@@ -12,6 +12,7 @@ from gaejax._hints import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import OnPolicyConfig, hyperparameters, number, size
+from gaejax.algorithms.schedules import resolved_schedules
 from gaejax.algorithms.state import TrainingInfo, TrainingState
 from gaejax.algorithms.trust_region import backtrack, trust_region_step
 from gaejax.environments import Environment
@@ -75,7 +76,7 @@ def trpo(
       ValueError, TypeError: for an argument that does not fit; one line that names it.
     """
     estimator = parts.resolved_estimator("trpo", estimator, policy, environment)
-    schedules = parts.resolved_schedules(schedules or {})
+    schedules = resolved_schedules(schedules or {})
 
     def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
         config = parts.scheduled(state.config, schedules, state.updates)
@@ -129,9 +130,7 @@ def trpo(
         info = parts.training_info(policy, state, experience, batch, config, diagnostics)
         return parts.next_state(state, experience, next_key, params, ()), info
 
-    return parts.make_algorithm(
-        "trpo", TRPOConfig, environment, policy, step, optimizer=None, schedules=schedules, transforms=transforms
-    )
+    return parts.make_algorithm("trpo", TRPOConfig, environment, policy, step, None, schedules, transforms)
 
 
 def measures(policy: Policy, batch: Batch, carry: Any, old: Any, params: Any) -> Measures:
