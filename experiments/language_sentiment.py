@@ -54,8 +54,8 @@ from gaejax.language import (
 )
 from gaejax.training import run_experiment
 from gaejax.training.experiment import Run, load_states
-from gaejax.training.samples import show_texts
 from gaejax.training.scripts import is_resuming, resumed, run_script
+from gaejax.training.show_texts import show_texts
 
 # The weights are arguments of the programs that read them, not written into these.
 jax.config.update("jax_use_simplified_jaxpr_constants", True)

@@ -41,8 +41,8 @@ from gaejax.language import (
 from gaejax.language.tasks import ALPHABET, decode
 from gaejax.training import run_experiment
 from gaejax.training.experiment import Run, load_states
-from gaejax.training.samples import show_texts
 from gaejax.training.scripts import is_resuming, resumed, run_script
+from gaejax.training.show_texts import show_texts
 
 SIZES = {"reverse": 5, "translation": 5, "sort": 8, "addition": 2, "question_answering": 4, "summary": 3}
 UPDATES = {"reverse": 100, "translation": 100, "sort": 700, "addition": 2000, "question_answering": 100, "summary": 100}

@@ -21,7 +21,7 @@ from gaejax.language import (
     whiten_rewards,
     without_critic,
 )
-from gaejax.language.groups import relative_scores
+from gaejax.language.rewards.groups import relative_scores
 from gaejax.language.tasks import decode
 from gaejax.rollout import Trajectory, init_rollout, rollout
 

@@ -17,7 +17,7 @@ from gaejax.language import (
     text_scores,
     token_environment,
 )
-from gaejax.language.datasets import Texts
+from gaejax.language.data.datasets import Texts
 from gaejax.testing import check_policy
 
 VOCAB, EOS, CONTEXT = 11, 0, 9

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.environments import Discrete, Environment, time_limit_terminates
-from gaejax.language.prompts import Text, check_reward, checked_prompts, draw, key_of_group, prompt_size
+from gaejax.language.data.prompts import Text, check_reward, checked_prompts, draw, key_of_group, prompt_size
 
 
 class TokenState(NamedTuple):

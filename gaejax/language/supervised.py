@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gaejax.language.datasets import Texts
-from gaejax.language.prompts import Text
+from gaejax.language.data.datasets import Texts
+from gaejax.language.data.prompts import Text
 from gaejax.minibatches import random_permutation
 from gaejax.policies.attention import Cache
 from gaejax.policies.core import Policy

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gaejax.environments import Environment
+from gaejax.language.data.prompts import Prompts, Text
 from gaejax.language.environment import token_environment
-from gaejax.language.generate import Generation, generate
-from gaejax.language.prompts import Prompts, Text
+from gaejax.language.models.generate import Generation, generate
 from gaejax.policies.core import Policy
 
 ALPHABET = "0123456789.=+?abcdef"

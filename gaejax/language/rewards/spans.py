@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gaejax.language.prompts import Text
+from gaejax.language.data.prompts import Text
 from gaejax.rollout import Trajectory
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaejax.language.prompts import Text
-from gaejax.language.texts import Spans, add_at_ends, check_fresh_rows, spans, text_ending_at, tokens
+from gaejax.language.data.prompts import Text
+from gaejax.language.rewards.spans import Spans, add_at_ends, check_fresh_rows, spans, text_ending_at, tokens
 from gaejax.rollout import Trajectory, Transform
 from gaejax.statistics import masked_mean
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gaejax.language.packages import package
+from gaejax.language.files.packages import package
 
 
 @dataclasses.dataclass(frozen=True)

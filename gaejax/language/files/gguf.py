@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from gaejax.language.decoder_config import ARCHITECTURES, DecoderConfig
-from gaejax.language.packages import package
-from gaejax.language.tokenizer import Tokenizer, make_tokenizer
+from gaejax.language.files.packages import package
+from gaejax.language.files.tokenizer import Tokenizer, make_tokenizer
+from gaejax.language.models.config import ARCHITECTURES, DecoderConfig
 
 NAMES = {
     "token_embd": "model.embed_tokens",

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.advantages import Steps, gae
-from gaejax.language.texts import check_fresh_rows, spans
+from gaejax.language.rewards.spans import check_fresh_rows, spans
 from gaejax.rollout import Trajectory, Transform
 
 Baseline = Literal["rloo", "grpo", "dr_grpo"]

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gaejax.language.decoder_config import DecoderConfig
-from gaejax.language.gguf import read_gguf
-from gaejax.language.layout import params_of, tensors_of
-from gaejax.language.packages import package
-from gaejax.language.tokenizer import Tokenizer, read_tokenizer, write_tokenizer
+from gaejax.language.files.gguf import read_gguf
+from gaejax.language.files.layout import params_of, tensors_of
+from gaejax.language.files.packages import package
+from gaejax.language.files.tokenizer import Tokenizer, read_tokenizer, write_tokenizer
+from gaejax.language.models.config import DecoderConfig
 
 
 class LanguageModel(NamedTuple):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaejax.language.prompts import Prompts
+from gaejax.language.data.prompts import Prompts
 
 
 class Texts(NamedTuple):

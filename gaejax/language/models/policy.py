@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from gaejax.distributions import Categorical, LazyCategorical
 from gaejax.environments import Discrete
-from gaejax.language.decoder import decoder
-from gaejax.language.decoder_config import DecoderConfig
-from gaejax.language.sampling import SampledFrom, check_sampling, sampling_logits
+from gaejax.language.models.config import DecoderConfig
+from gaejax.language.models.decoder import decoder
+from gaejax.language.models.sampling import SampledFrom, check_sampling, sampling_logits
 from gaejax.policies.core import Body, Policy
 from gaejax.policies.heads import ValueHead
 

@@ -6,8 +6,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gaejax.language.scores import count_texts
-from gaejax.language.texts import check_fresh_rows, spans
+from gaejax.language.rewards.scores import count_texts
+from gaejax.language.rewards.spans import check_fresh_rows, spans
 from gaejax.losses import kl_estimate
 from gaejax.policies import Policy
 from gaejax.rollout import Trajectory, Transform

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaejax.language.texts import spans, tokens
+from gaejax.language.rewards.spans import spans, tokens
 from gaejax.rollout import Trajectory, Transform
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaejax.language.decoder_config import DecoderConfig
+from gaejax.language.models.config import DecoderConfig
 
 TRUNK = ("actor", "params")
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gaejax.language.decoder_config import DecoderConfig
+from gaejax.language.models.config import DecoderConfig
 from gaejax.policies.attention import Cache, View, empty_cache, look, rotate, write
 from gaejax.policies.core import Body, sequential
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.distributions import Categorical
-from gaejax.language.decoder_config import DecoderConfig
+from gaejax.language.models.config import DecoderConfig
 
 EXCLUDED = -1e9  # the logit of a token outside top-k or top-p: finite, so that no entropy or gradient is NaN
 
