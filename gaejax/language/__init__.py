@@ -1,4 +1,11 @@
-"""Language models as policies: a token environment, decoders, transforms of the trajectory, credit, tasks."""
+"""Language models as policies.
+
+models: decoders as policies, sampling, low-rank adaptation, generation.
+files: pretrained models on disk.
+data: prompts and texts as arrays.
+rewards: scores, KL penalties and group baselines as transforms of the trajectory.
+environment, credit, supervised, tasks: the token environment, estimators for tokens, losses on given texts, tasks.
+"""
 
 from gaejax.language.credit import (
     aggregated,
@@ -9,7 +16,7 @@ from gaejax.language.credit import (
 from gaejax.language.data.datasets import Texts, encode_pairs, encode_prompts, read_jsonl
 from gaejax.language.data.prompts import Text
 from gaejax.language.environment import token_environment
-from gaejax.language.files.hugging_face import LanguageModel, load, save
+from gaejax.language.files.language_model import LanguageModel, load, save
 from gaejax.language.files.packages import smollm2
 from gaejax.language.files.tokenizer import Tokenizer
 from gaejax.language.models.config import DecoderConfig

@@ -1,12 +1,11 @@
-"""Low-rank adaptation: a policy whose weights are frozen, and small matrices beside them that are trained."""
+"""Low-rank adaptation: a policy whose weights are frozen, with small trained matrices added to them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 
 from gaejax.policies.core import Policy
 
@@ -22,68 +21,74 @@ def lora(
     layers: Sequence[int] | None = None,
     targets: Sequence[str] = TARGETS,
 ) -> Policy:
-    """The policy with `weights` that stay, and `alpha / rank * B A` added to dense layers (Hu et al. 2021,
+    """Returns the policy with frozen `weights` and trained low-rank updates, `W + alpha / rank * B A` (Hu et al. 2021,
     arXiv:2106.09685).
 
-    Its params are `lora`, of each adapted layer `a` `[rank, inputs]` (random) and `b` `[outputs, rank]` (0, so that it
-    starts as the policy with these weights), and `own`, what of the policy's params is not in `weights`, the value head
-    for example. A copy of its params at the start is the reference of `kl_penalty`: it costs no second set of weights.
+    Its params are `lora`, with `a` `[rank, inputs]` (random) and `b` `[outputs, rank]` (0, so that it starts as the
+    policy with these weights) by layer and target; and `own`, those of the policy's params that are not in `weights`,
+    for example the value head. A copy of its params at the start can be the reference of `kl_penalty`, which then needs
+    no second copy of the weights.
 
-    `weights` are read where the policy is used: in a function to be compiled, pass them as an argument and make the
-    policy inside, or set `jax.config.update("jax_use_simplified_jaxpr_constants", True)`; else all of them are written
-    into the program.
+    The policy's functions read `weights` where they are called. In a function to be compiled, pass the weights as an
+    argument and build the policy inside, or set `jax.config.update("jax_use_simplified_jaxpr_constants", True)`;
+    otherwise all of them are embedded in the program as constants.
 
     Args:
-      policy: of `decoder_policy`, with one trunk.
-      weights: of its trunk, `{"actor": ..., "lm_head": ...}`, as `gaejax.language.load` reads them.
-      rank: of the additions; alpha: their weight, times rank.
-      layers: which are adapted; default: all. Those above the frozen ones, where the policy has such.
-      targets: which of their products, by Hugging Face's names.
+      policy: A `decoder_policy` with one trunk.
+      weights: Its trunk's weights, `{"actor": ..., "lm_head": ...}`, as `gaejax.language.load` reads them.
+      rank: Rank of the updates.
+      alpha: Scale: updates are multiplied by `alpha / rank`.
+      layers: Which layers are adapted; default: all. Required if the policy has frozen layers: those above them.
+      targets: Which dense layers of these are adapted, by Hugging Face's names.
 
     Raises:
-      ValueError: for a layer or target that `weights` have not, no layers where some are frozen, or a rank below 1.
+      ValueError: if `rank` is below 1, `weights` has no such layer or target, or `layers` is not given for a policy
+        with frozen layers.
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
     trunk = weights["actor"]["params"]
     known = {int(name.removeprefix("layers_")) for name in trunk if name.startswith("layers_")}
     if layers is None and policy.encode is not None:
-        raise ValueError("layers must be given, those above the frozen ones, for a policy with frozen layers; got None")
-    layers = known if layers is None else layers
-    if not known.issuperset(layers):
-        raise ValueError(f"layers must be among the {len(known)} of weights, got {sorted(set(layers) - known)[0]}")
-    adapted = [f"layers_{layer}/{target}" for layer in sorted(layers) for target in targets]
-    scale = alpha / rank
-    for name in adapted:
-        layer, target = name.split("/")
-        if target not in trunk[layer] or "kernel" not in trunk[layer][target]:
+        raise ValueError("layers must be given for a policy with frozen layers, those above them; got None")
+    chosen = sorted(known if layers is None else layers)
+    if not known.issuperset(chosen):
+        unknown = next(layer for layer in chosen if layer not in known)
+        raise ValueError(f"layers must be among the {len(known)} layers of weights, 0 .. {max(known)}, got {unknown}")
+    adapted = [(f"layers_{layer}", target) for layer in chosen for target in targets]
+    for layer, target in adapted:
+        if "kernel" not in trunk[layer].get(target, {}):
             raise ValueError(f"targets must be dense layers of weights, {', '.join(TARGETS)}, got {target!r}")
+    scale = alpha / rank
 
     def init(key: jax.Array) -> dict:
         lora_key, own_key = jax.random.split(key)
-        params = {}
-        for name, key in zip(adapted, jax.random.split(lora_key, len(adapted)), strict=True):
-            layer, target = name.split("/")
+        params = {layer: {} for layer, _ in adapted}
+        for (layer, target), key in zip(adapted, jax.random.split(lora_key, len(adapted)), strict=True):
             inputs, outputs = trunk[layer][target]["kernel"].shape
             a = jax.random.normal(key, (rank, inputs)) / inputs**0.5
-            params[name] = {"a": a, "b": jnp.zeros((outputs, rank))}
+            params[layer][target] = {"a": a, "b": jnp.zeros((outputs, rank))}
         own = {name: leaves for name, leaves in policy.init(own_key).items() if name not in weights}
         return {"lora": params, "own": own}
 
-    def adapting(method: Any, params: dict, *inputs: Any) -> Any:
+    def adapting(method: Callable[..., Any], params: dict, *inputs: Any) -> Any:
+        """Calls the policy's method; dense layers add what their update makes of their inputs."""
+
         def add(layer: Any, arguments: tuple, keywords: dict, context: nn.module.InterceptorContext) -> jax.Array:
-            outputs = layer(*arguments, **keywords)
-            own = params["lora"].get("/".join(context.module.path)) if context.method_name == "__call__" else None
+            outputs, own = layer(*arguments, **keywords), None
+            if context.method_name == "__call__" and len(path := context.module.path) == 2:
+                own = params["lora"].get(path[0], {}).get(path[1])
             return outputs if own is None else outputs + scale * (arguments[0] @ own["a"].T) @ own["b"].T
 
         with nn.intercept_methods(add):
             return method({**weights, **params["own"]}, *inputs)
 
     def encode(params: dict, carry: Any, observations: Any, resets: jax.Array) -> tuple:
+        assert policy.encode is not None
         return policy.encode({**weights, **params["own"]}, carry, observations, resets)
 
     def apply(params: dict, carry: Any, observations: Any, resets: jax.Array) -> tuple:
-        if policy.encode is not None:  # outside: what is frozen is not adapted
+        if policy.encode is not None:  # outside `adapting`: frozen layers are not adapted
             carry, observations = encode(params, carry, observations, resets)
         return adapting(policy.apply, params, carry, observations, resets)
 
@@ -91,9 +96,17 @@ def lora(
 
 
 def merged(weights: dict, params: dict, *, alpha: float = 16.0) -> dict:
-    """The weights of `lora` with its trained params added: those of a policy without it, to go on with or to save."""
-    flat = traverse_util.flatten_dict(weights["actor"]["params"], sep="/")
-    for name, own in params["lora"].items():
-        scale = alpha / own["a"].shape[0]
-        flat[f"{name}/kernel"] = flat[f"{name}/kernel"] + scale * (own["b"] @ own["a"]).T
-    return {**weights, "actor": {"params": traverse_util.unflatten_dict(flat, sep="/")}}
+    """Returns the weights with the trained updates of `lora` added, for a policy without it: to save or to train on.
+
+    Args:
+      weights: Those that `lora` was given.
+      params: The params of the policy that `lora` returned.
+      alpha: That of `lora`.
+    """
+    trunk = dict(weights["actor"]["params"])
+    for layer, targets in params["lora"].items():
+        trunk[layer] = dict(trunk[layer])
+        for target, own in targets.items():
+            scale, dense = alpha / own["a"].shape[0], trunk[layer][target]
+            trunk[layer][target] = {**dense, "kernel": dense["kernel"] + scale * (own["b"] @ own["a"]).T}
+    return {**weights, "actor": {"params": trunk}}
