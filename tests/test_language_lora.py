@@ -118,7 +118,7 @@ def test_weights_may_be_an_argument_of_what_is_compiled():
         (lambda: lora(PLAIN, WEIGHTS, rank=0), "rank must be at least 1, got 0"),
         (
             lambda: lora(decoder_policy(SHAPE, frozen_layers=1), WEIGHTS),
-            "layers must be given for a policy with frozen layers",
+            "layers must be given for a policy with frozen",
         ),
         (lambda: lora(PLAIN, WEIGHTS, layers=[1, 3]), "layers must be among the 2 layers of weights, 0 .. 1, got 3"),
         (lambda: lora(PLAIN, WEIGHTS, targets=["input_layernorm"]), "targets must be dense layers of weights, "),

@@ -39,9 +39,8 @@ class Sampling(NamedTuple):
             raise ValueError(f"log_prob_of must be 'sampled' or 'model', got {self.log_prob_of!r}")
         whole = self.top_k or self.top_p or self.log_prob_of == "model"  # what needs all logits of a position at once
         if self.logits_chunk is not None and (self.logits_chunk < 1 or whole):
-            raise ValueError(
-                f"logits_chunk must be at least 1, without top_k, top_p or 'model', got {self.logits_chunk}"
-            )
+            wanted = "at least 1, without top_k, top_p or log_prob_of='model'"
+            raise ValueError(f"logits_chunk must be {wanted}, got {self.logits_chunk}")
 
     def distribution(self, features: jax.Array, head: jax.Array) -> Distribution:
         """Returns the distribution of next tokens `[...]`, from features `[..., hidden_size]` and the output head
@@ -54,7 +53,7 @@ class Sampling(NamedTuple):
 
 
 class SampledFrom(NamedTuple):
-    """A model's distribution whose samples are drawn from another one: `sample` is `behaviour`'s, all else `model`'s."""
+    """A model's distribution, but samples are drawn from another one: `sample` is `behaviour`'s, all else `model`'s."""
 
     model: Categorical
     behaviour: Categorical
