@@ -149,7 +149,7 @@ FRESHLESS = gaejax.ppo(TASK.environment(), POLICY, transforms=[kl_penalty(POLICY
         (lambda: of_seven(eos=7), "eos must be a token of the vocabulary, 0 .. 6, got 7"),
         (
             lambda: of_seven(context=5),
-            "context must hold a whole text, and 3 tokens of prompt and 4 of response need 6",
+            "context must hold a whole text: 3 tokens of prompt and 4 of response need 6",
         ),
         (lambda: of_seven(lengths=[4]), "lengths must be between 1 and the width of prompts, 3, got 4"),
         (lambda: of_seven(lengths=[1, 2]), "lengths must be integers [1], got int64 of shape (2,)"),
@@ -159,13 +159,16 @@ FRESHLESS = gaejax.ppo(TASK.environment(), POLICY, transforms=[kl_penalty(POLICY
         (lambda: of_seven(reward=lambda text: jnp.float32(jnp.nan)), "reward must be finite for every text, got nan"),
         (
             lambda: of_seven(reward=lambda text: text.response),
-            "reward must return one number for a text, got shape (4,)",
+            "reward must return one number for each text, got shape (4,)",
         ),
         (
             lambda: token_environment(np.ones((2, 2)), 7, 0, 4),
             "prompts must be integers [P, L] or a sampler, got float64",
         ),
-        (lambda: token_environment(lambda key, params: key, 7, 0, 4), "prompts must be sampled as (tokens [L], length"),
+        (
+            lambda: token_environment(lambda key, params: key, 7, 0, 4),
+            "prompts must be a sampler of (tokens [L], len",
+        ),
         (
             lambda: kl_penalty(POLICY, reference_policy=OTHER, reference_params=OTHER.init(jax.random.key(0))),
             "reference_policy must have the policy's vocabulary of 20 tokens, got 7",
@@ -210,5 +213,5 @@ def test_bad_input_is_refused_in_one_line(call, words):
 
 def test_a_score_of_the_wrong_shape_is_refused_before_anything_is_compiled():
     algorithm = gaejax.ppo(TASK.environment(reward=None), POLICY, transforms=[score(lambda text: text.response)])
-    with pytest.raises(ValueError, match=r"score must be one number for a text, got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"score must be one number for each text, got shape \(3,\)"):
         jax.eval_shape(algorithm.step, algorithm.init(jax.random.key(0), CONFIG))

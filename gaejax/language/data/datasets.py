@@ -1,9 +1,9 @@
-"""From files and strings to arrays of tokens: prompts to respond to, and texts to learn from."""
+"""Files and strings as arrays of tokens: prompts to respond to, and texts to learn from."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,30 @@ import numpy as np
 from gaejax.language.data.prompts import Prompts
 
 
+class Encoder(Protocol):
+    """Turns strings into tokens; a `Tokenizer` is one."""
+
+    def encode(self, text: str, /) -> Sequence[int]:
+        """Returns the tokens of a text, without special ones."""
+        ...
+
+
+class EncoderWithEnd(Encoder, Protocol):
+    """An `Encoder` that has an end-of-text token; a `Tokenizer` is one."""
+
+    @property
+    def eos(self) -> int:
+        """The token that ends a response."""
+        ...
+
+
 class Texts(NamedTuple):
-    """Prompts with their responses, one text a row, padded on the right (what the padding holds does not matter).
+    """B prompts with their responses, padded on the right; the values of the padding do not matter.
 
     Attributes:
       tokens: `[B, L]`.
       prompt_lengths: `[B]`, at least 1.
-      lengths: `[B]`, of prompt and response together, EOS included.
+      lengths: `[B]`, prompt and response together, EOS included.
     """
 
     tokens: jax.Array
@@ -27,21 +44,25 @@ class Texts(NamedTuple):
 
 
 def read_jsonl(path: Path | str, fields: Sequence[str]) -> list[dict[str, Any]]:
-    """The lines of a file, each a JSON object that has these fields as strings.
+    """Reads a file with one JSON object per line.
+
+    Args:
+      path: The file.
+      fields: Names of the fields that every object must have, with strings as values.
 
     Raises:
-      ValueError: in one line, naming the file and the line's number, for anything else, and for an empty file.
+      ValueError: naming the file and the line, if there is no such file, it is empty, or a line is not such an object.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{path} is no file: it must hold one JSON object a line")
+        raise ValueError(f"{path} must be a file with one JSON object per line, and there is no such file")
     lines = Path(path).read_bytes().rstrip().split(b"\n")  # splitlines would cut strings that hold other separators
     if lines == [b""]:
-        raise ValueError(f"{path} is empty: it must hold one JSON object a line, with the fields {', '.join(fields)}")
+        raise ValueError(f"{path} is empty: it must hold one JSON object per line, with the fields {', '.join(fields)}")
     return [_object(f"{path}, line {number}", line, fields) for number, line in enumerate(lines, start=1)]
 
 
 def _object(where: str, line: bytes, fields: Sequence[str]) -> dict[str, Any]:
-    """The JSON object of a line."""
+    """Parses a line; raises ValueError, beginning with `where`, if it is not an object with these fields."""
     try:
         found = json.loads(line)
     except ValueError as error:
@@ -57,41 +78,46 @@ def _object(where: str, line: bytes, fields: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def encode_prompts(prompts: Sequence[str], tokenizer: Any, max_length: int | None = None) -> Prompts:
-    """Strings as arrays for `token_environment(tokens, lengths=lengths)` and for `generate`.
+def encode_prompts(prompts: Sequence[str], tokenizer: Encoder, max_length: int | None = None) -> Prompts:
+    """Encodes strings as prompts for `token_environment(tokens, lengths=lengths)` and `generate`.
 
     Args:
       prompts: P strings.
-      tokenizer: has `encode(str) -> list[int]`.
-      max_length: the width L of the array; None: what the longest needs.
+      tokenizer: A `Tokenizer`, or anything with its `encode`.
+      max_length: The width L of the array. None: the longest prompt's.
 
     Returns:
       Tokens `[P, L]`, padded on the right with 0, and lengths `[P]`, int32.
 
     Raises:
-      ValueError: in one line, with the prompt's number (from 1), for one that is empty or too long.
+      ValueError: naming the prompt by its number (from 1), if it is empty or too long.
     """
     return Prompts(*_padded([_prompt(*each, tokenizer) for each in enumerate(prompts, start=1)], "prompt", max_length))
 
 
 def encode_pairs(
-    prompts: Sequence[str], responses: Sequence[str], tokenizer: Any, max_length: int | None = None
+    prompts: Sequence[str], responses: Sequence[str], tokenizer: EncoderWithEnd, max_length: int | None = None
 ) -> Texts:
-    """Prompts and the responses to them, EOS behind each, as texts to learn from.
+    """Encodes prompts and the responses to them, each ended by EOS, as texts to learn from.
 
-    Both are encoded apart, since a policy is given the prompt alone. Preferences are two of these: the chosen responses
-    to some prompts, and the rejected ones to the same.
+    Prompt and response are encoded separately, since a policy is given the prompt alone. Preferences are two of these:
+    the chosen and the rejected responses to the same prompts.
 
     Args:
-      prompts, responses: B strings each; a response may be empty.
-      tokenizer: has `encode(str) -> list[int]` and `eos: int`.
-      max_length: the width L of the array; None: what the longest needs.
+      prompts: B strings.
+      responses: B strings, which may be empty.
+      tokenizer: A `Tokenizer`, or anything with its `encode` and `eos`.
+      max_length: The width L of the array. None: the longest text's.
+
+    Returns:
+      Texts `[B, L]`, padded on the right with 0.
 
     Raises:
-      ValueError: in one line, with the text's number (from 1), for an empty prompt or a text that is too long.
+      ValueError: naming the text by its number (from 1), if a prompt is empty or a text too long; or if there are not
+        as many responses as prompts.
     """
     if len(responses) != len(prompts):
-        raise ValueError(f"responses must be as many as the {len(prompts)} prompts, got {len(responses)}")
+        raise ValueError(f"responses must be as many as prompts, {len(prompts)}, got {len(responses)}")
     starts = [_prompt(*each, tokenizer) for each in enumerate(prompts, start=1)]
     texts = [
         [*start, *tokenizer.encode(response), tokenizer.eos] for start, response in zip(starts, responses, strict=True)
@@ -100,23 +126,23 @@ def encode_pairs(
     return Texts(tokens, jnp.asarray([len(start) for start in starts], jnp.int32), lengths)
 
 
-def _prompt(number: int, prompt: str, tokenizer: Any) -> list[int]:
-    """The tokens of a prompt, at least one."""
+def _prompt(number: int, prompt: str, tokenizer: Encoder) -> list[int]:
+    """Returns the tokens of a prompt; raises ValueError if there are none."""
     tokens = list(tokenizer.encode(prompt))
     if not tokens:
-        raise ValueError(f"prompt {number} must have a token, and {prompt!r} has none")
+        raise ValueError(f"prompt {number} must have at least one token, got {prompt!r}")
     return tokens
 
 
-def _padded(rows: list[list[int]], what: str, max_length: int | None) -> tuple[jax.Array, jax.Array]:
-    """Rows of any lengths as `[B, L]`, with their lengths `[B]`."""
-    if not rows:
+def _padded(texts: list[list[int]], what: str, max_length: int | None) -> tuple[jax.Array, jax.Array]:
+    """Pads texts of any lengths to an array `[B, L]`; also returns their lengths `[B]`."""
+    if not texts:
         raise ValueError("prompts must hold at least one string, got none")
-    lengths = np.array([len(row) for row in rows], np.int32)
+    lengths = np.array([len(text) for text in texts], np.int32)
     longest = int(lengths.argmax())
-    width = lengths[longest] if max_length is None else max_length
+    width = int(lengths[longest]) if max_length is None else max_length
     if lengths[longest] > width:
         raise ValueError(f"max_length must be at least {lengths[longest]} for {what} {longest + 1}, got {max_length}")
-    tokens = np.zeros((len(rows), width), np.int32)
-    tokens[np.arange(width) < lengths[:, None]] = np.concatenate(rows)
+    tokens = np.zeros((len(texts), width), np.int32)
+    tokens[np.arange(width) < lengths[:, None]] = np.concatenate(texts)
     return jnp.asarray(tokens), jnp.asarray(lengths)

@@ -146,5 +146,5 @@ def read_tokenizer(field: Field) -> Tokenizer | None:
     backend.add_tokens(
         [tokenizers.AddedToken(token, normalized=False, special=kind == CONTROL) for token, kind in added]
     )
-    ids = (field(f"tokenizer.ggml.{name}_token_id", None) for name in ("eos", "padding", "bos"))
-    return make_tokenizer(backend, *ids, field("tokenizer.chat_template", None))
+    eos, pad, bos = (field(f"tokenizer.ggml.{name}_token_id", None) for name in ("eos", "padding", "bos"))
+    return make_tokenizer(backend, eos, pad, bos, field("tokenizer.chat_template", None))

@@ -66,8 +66,8 @@ class Decoder(nn.Module):
             features = inputs.reshape(-1, config.hidden_size)
         block = nn.remat(Block) if self.remat else Block
         keys, values = [], []
-        for layer, *ring in zip(self.layers, cache.keys, cache.values, strict=True):
-            features, key, value = block(config, name=f"layers_{layer}")(features, *ring, view)
+        for layer, ring_keys, ring_values in zip(self.layers, cache.keys, cache.values, strict=True):
+            features, key, value = block(config, name=f"layers_{layer}")(features, ring_keys, ring_values, view)
             keys.append(key)
             values.append(value)
         slot = (cache.slot + resets.shape[0]) % context
@@ -127,7 +127,8 @@ class Block(nn.Module):
         if view.positions.shape[0] > 1:
             seen_keys = jnp.concatenate([ring_keys, keys], axis=1)
             seen_values = jnp.concatenate([ring_values, values], axis=1)
-        read = grouped_attention(queries, *(x.astype(queries.dtype) for x in (seen_keys, seen_values)), view.visible)
+        seen_keys, seen_values = (x.astype(queries.dtype) for x in (seen_keys, seen_values))
+        read = grouped_attention(queries, seen_keys, seen_values, view.visible)
         features = features + linear(config.hidden_size, "o_proj")(read.reshape(features.shape[0], -1))
         normed = RMSNorm(config.rms_norm_eps, name="post_attention_layernorm")(features)
         width = config.intermediate_size or 4 * config.hidden_size
