@@ -86,7 +86,7 @@ def test_lines_of_json_are_read_as_they_are(tmp_path):
         ('["a"]', "line 1: must be a JSON object"),
         ('{"prompt": "a"}\n{"text": "b"}', "line 2: must have a string in the field 'prompt', which is not among text"),
         ('{"prompt": 3}', "line 1: must have a string in the field 'prompt', got 3"),
-        ("\n", "is empty: it must hold one JSON object a line, with the fields prompt"),
+        ("\n", "is empty: it must hold one JSON object per line, with the fields prompt"),
         (None, "must be a file with one JSON object per line"),
     ],
 )
