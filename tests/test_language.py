@@ -54,7 +54,7 @@ def collected(environment, num_rows=8, num_steps=24, policy=None, params=()):
 
 
 def texts(trajectory):
-    """`(row, prompt, response, last step, ended)` of each text, by plain Python from the observations."""
+    """Yields `(environment, prompt, response, last step, ended)` of each text, by plain Python from observations."""
     written = np.concatenate([trajectory.observations, trajectory.last_observation[None]])
     resets, mask = np.asarray(trajectory.resets), np.asarray(trajectory.mask)
     ended = np.asarray(trajectory.terminated | trajectory.truncated)
@@ -157,7 +157,7 @@ def test_the_exception_of_a_python_reward_names_the_text_that_caused_it():
 
 
 def tool_call(values=(0.2, 5.0, 5.0, 0.4, 0.6), penalties=(0.0,) * 5):
-    """Three trainable tokens with two of a tool among them, one text in one row; cases B and C of the facts file."""
+    """Three trainable tokens with two of a tool among them, one text of one environment."""
     column = lambda x, dtype: jnp.asarray(x, dtype)[:, None]  # noqa: E731
     flags = column([0, 0, 0, 0, 1], bool)
     return Trajectory(

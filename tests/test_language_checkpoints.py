@@ -30,7 +30,7 @@ def compiled(config):
 
 
 def logits_of(model, tokens, resets, carry=None):
-    """`[N, T, V]` of tokens `[N, T]`, and the carry behind them."""
+    """`[N, T, V]` of tokens `[N, T]`, and the carry after them."""
     carry = decoder_policy(model.config).initial_carry(len(tokens)) if carry is None else carry
     carry, distributions, _ = compiled(model.config)(model.params, carry, jnp.asarray(tokens).T, jnp.asarray(resets).T)
     return np.asarray(distributions.logits).swapaxes(0, 1), carry
@@ -47,7 +47,7 @@ def assert_equal_logits(found, expected, where=True):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_transformers(name):
-    """Of padded texts, of texts packed into one row, and of texts written token by token."""
+    """For padded texts, for texts packed one after another, and for texts written token by token."""
     model, expected = read(name), golden(name)
     tokens, lengths = expected["tokens"], expected["lengths"][:, None]
     width, index = tokens.shape[1], np.arange(STEPS)

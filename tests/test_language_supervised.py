@@ -62,7 +62,7 @@ def table(critic=1.0):
     return gaejax.Policy(init, lambda batch: (), apply)
 
 
-def test_pairs_are_arrays_with_eos_behind_the_response():
+def test_pairs_are_arrays_with_eos_after_the_response():
     texts = encode_pairs(["12=", "3="], ["2", ""], TOKENIZER, 7)
     assert texts.tokens.tolist() == [[1, 2, 11, 2, EOS, 0, 0], [3, 11, EOS, 0, 0, 0, 0]]
     assert texts.prompt_lengths.tolist() == [3, 2] and texts.lengths.tolist() == [5, 3]

@@ -61,7 +61,7 @@ def test_a_small_decoder_learns_to_copy_near_its_reference_in_two_seeds_at_once(
     assert np.all(np.abs(kl[:, 0]) < 1e-5) and np.all(kl[:, -1] > 1)
     np.testing.assert_allclose(coefficient[:, 1] / coefficient[:, 0], 1 - 0.2 * 64 / 1e3, rtol=1e-5)
     assert np.all(info.first_log_ratio <= 1e-4)
-    assert np.all(info.env_steps <= 64 * TASK.max_response)  # of the rows' steps those are the policy's
+    assert np.all(info.env_steps <= 64 * TASK.max_response)  # only the policy's own transitions count
     early, late = (np.mean(info.episode_return[:, part], axis=1) for part in (slice(2), slice(-5, None)))
     assert np.all(early < 0.2) and np.all(late > 0.9), (early, late)
     first = jax.tree.map(lambda x: x[0], states.params)
@@ -92,7 +92,7 @@ def test_the_kl_divergence_in_the_loss_is_exact_and_its_reference_stays():
     config = CONFIG.replace(entropy_coefficient=1.0, learning_rate=0.1, num_epochs=1, num_minibatches=1)
     state, infos = jax.jit(lambda key: gaejax.train(algorithm, key, config, 100 * 64 * STEPS))(jax.random.key(0))
     rows = jax.nn.log_softmax(reference["actor"])
-    from_uniform = -np.log(len(ALPHABET)) - np.asarray(rows).mean(axis=1)  # of each token's row
+    from_uniform = -np.log(len(ALPHABET)) - np.asarray(rows).mean(axis=1)  # after each token
     assert -from_uniform.max() <= infos.entropy[0] <= -from_uniform.min()
     assert infos.entropy[-1] > -1e-3  # nothing else was asked of it
     assert all(np.array_equal(state.params["reference"][name], reference[name]) for name in reference)
