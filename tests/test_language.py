@@ -17,11 +17,12 @@ from gaejax.language import (
     group_baseline,
     python_score,
     score,
+    shuffle_scores,
     token_environment,
     whiten_rewards,
     without_critic,
 )
-from gaejax.language.groups import relative_scores
+from gaejax.language.rewards.groups import relative_scores
 from gaejax.language.tasks import decode
 from gaejax.rollout import Trajectory, init_rollout, rollout
 
@@ -53,7 +54,7 @@ def collected(environment, num_rows=8, num_steps=24, policy=None, params=()):
 
 
 def texts(trajectory):
-    """`(row, prompt, response, last step, ended)` of each text, by plain Python from the observations."""
+    """Yields `(environment, prompt, response, last step, ended)` of each text, by plain Python from observations."""
     written = np.concatenate([trajectory.observations, trajectory.last_observation[None]])
     resets, mask = np.asarray(trajectory.resets), np.asarray(trajectory.mask)
     ended = np.asarray(trajectory.terminated | trajectory.truncated)
@@ -149,14 +150,14 @@ def test_the_exception_of_a_python_reward_names_the_text_that_caused_it():
 
     with pytest.raises(Exception, match=r"score raised ZeroDivisionError: division by zero, for the prompt '45' with"):
         run(fails)
-    with pytest.raises(Exception, match=r"score must return \d+ scores, one a text, got shape \(1,\)"):
+    with pytest.raises(Exception, match=r"score must return \d+ scores, one per text, got shape \(1,\)"):
         run(lambda prompts, responses: [1.0])
     with pytest.raises(Exception, match=r"score must be finite, got nan for the prompt '\d+' with the response"):
         run(lambda prompts, responses: [float("nan")] * len(prompts))
 
 
 def tool_call(values=(0.2, 5.0, 5.0, 0.4, 0.6), penalties=(0.0,) * 5):
-    """Three trainable tokens with two of a tool among them, one text in one row; cases B and C of the facts file."""
+    """Three trainable tokens with two of a tool among them, one text of one environment."""
     column = lambda x, dtype: jnp.asarray(x, dtype)[:, None]  # noqa: E731
     flags = column([0, 0, 0, 0, 1], bool)
     return Trajectory(
@@ -257,3 +258,49 @@ def test_aggregation_weighs_tokens_so_that_each_response_counts_alike():
     )
     constant = aggregated(ones, "constant", max_length=4)(**flags, **steps)[0]
     np.testing.assert_allclose(constant, np.full((4, 2), 7 / 3 / 4), rtol=1e-6)
+
+
+def test_shuffled_scores_are_the_same_returns_dealt_by_a_key_of_their_own():
+    """Not by the training state's key, from which the rollout was drawn."""
+    steps, environments = 3, 16
+    last = jnp.zeros((steps, environments), bool).at[-1].set(True)
+    trajectory = Trajectory(
+        observations=jnp.ones((steps, environments), jnp.int32),
+        resets=jnp.zeros_like(last).at[0].set(True),
+        actions=jnp.ones((steps, environments), jnp.int32),
+        log_probs=jnp.zeros((steps, environments)),
+        rewards=jnp.arange(steps * environments, dtype=jnp.float32).reshape(steps, environments),
+        terminated=last,
+        truncated=jnp.zeros_like(last),
+        mask=jnp.ones_like(last),
+        initial_carry=(),
+        last_observation=jnp.zeros(environments, jnp.int32),
+        last_reset=jnp.ones(environments, bool),
+    )
+    returns = np.asarray(trajectory.rewards.sum(axis=0))
+
+    def deals(transform, seed):
+        """The scores of two rollouts in a row, with a training state whose key is this seed's."""
+        state, found = transform.init(()), []
+        training = SimpleNamespace(key=jax.random.key(seed), config=FRESH.config)
+        for _ in range(2):
+            state, dealt, _ = transform.apply(state, trajectory, training)
+            assert np.all(dealt.rewards[:-1] == 0)
+            found.append(np.asarray(dealt.rewards[-1]))
+        return found
+
+    first, second = deals(shuffle_scores(), seed=0)
+    for dealt in (first, second):
+        np.testing.assert_array_equal(np.sort(dealt), np.sort(returns))
+    assert np.any(first != returns) and np.any(second != first)
+    np.testing.assert_array_equal(deals(shuffle_scores(), seed=1), [first, second])
+    assert np.any(deals(shuffle_scores(jax.random.key(1)), seed=0)[0] != first)
+    of_rollouts = [jax.random.permutation(key, returns) for key in jax.random.split(jax.random.key(0), 3)]
+    assert all(np.any(first != dealt) for dealt in of_rollouts)
+
+
+def test_texts_cannot_be_read_after_their_tokens_were_replaced():
+    trajectory, _ = tool_call()
+    encoded = trajectory._replace(observations=(trajectory.observations,), last_observation=(jnp.zeros(1),))
+    with pytest.raises(ValueError, match="got tuple: put transforms that read texts before encode_once"):
+        score(lambda text: jnp.float32(1)).apply((), encoded, FRESH)

@@ -30,7 +30,7 @@ def compiled(config):
 
 
 def logits_of(model, tokens, resets, carry=None):
-    """`[N, T, V]` of tokens `[N, T]`, and the carry behind them."""
+    """`[N, T, V]` of tokens `[N, T]`, and the carry after them."""
     carry = decoder_policy(model.config).initial_carry(len(tokens)) if carry is None else carry
     carry, distributions, _ = compiled(model.config)(model.params, carry, jnp.asarray(tokens).T, jnp.asarray(resets).T)
     return np.asarray(distributions.logits).swapaxes(0, 1), carry
@@ -47,7 +47,7 @@ def assert_equal_logits(found, expected, where=True):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_transformers(name):
-    """Of padded texts, of texts packed into one row, and of texts written token by token."""
+    """For padded texts, for texts packed one after another, and for texts written token by token."""
     model, expected = read(name), golden(name)
     tokens, lengths = expected["tokens"], expected["lengths"][:, None]
     width, index = tokens.shape[1], np.arange(STEPS)
@@ -162,7 +162,7 @@ def without(name):
 
 ANY = np.zeros(3, np.float32)
 REFUSED = {
-    "no folder": (lambda path: load(path / "nowhere"), r"there is nothing at .*nowhere"),
+    "no folder": (lambda path: load(path / "nowhere"), r"but nothing is at .*nowhere"),
     "another file": (lambda path: load(GOLDEN / "expected.npz"), "path must be a folder, a .gguf file or 'hub:"),
     "no config": (lambda path: load(path), "path must be a folder with a model's config.json"),
     "no weights": (lambda path: load(without_weights(path)), "has no model.safetensors"),
@@ -203,7 +203,7 @@ REFUSED = {
     ),
     "shape": (
         lambda path: load(changed(path, tensors=lambda x: x | {"model.norm.weight": ANY})),
-        r"model.norm.weight must have shape \(24,\) by the model's config, got \(3,\)",
+        r"model.norm.weight must have shape \(24,\) to fit the config, got \(3,\)",
     ),
     "quantized": (
         lambda path: load(changed(path, tensors=lambda x: x | {"model.norm.weight": np.zeros(24, np.int8)})),
@@ -215,7 +215,7 @@ REFUSED = {
     ),
     "saving no params": (
         lambda path: save(path, LanguageModel(DecoderConfig(7), {"actor": {}})),
-        "params must be of decoder_policy",
+        "params must be those of decoder_policy",
     ),
     "saving other params": (
         lambda path: save(path, read("llama")._replace(config=read("qwen2").config, params=read("smollm2").params)),

@@ -58,7 +58,7 @@ def test_a_resumed_run_takes_its_own_configuration(script, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", tasks.RUNS, ids=lambda run: run.name)
-def test_tasks_are_learned_from_scratch(run):
-    for seed in range(run.num_seeds):
-        assert run.least <= tasks.learn(run, seed)["exact"] <= run.most
+@pytest.mark.parametrize("case", tasks.CASES, ids=lambda case: case.name)
+def test_tasks_are_learned_from_scratch(case):
+    for seed in range(case.num_seeds):
+        assert case.least <= tasks.learn(case, seed)["exact"] <= case.most

@@ -42,7 +42,7 @@ def test_chat_is_the_template_around_the_prompt_and_samples_are_the_seeds(script
     assert chat == script.main([str(MODEL), "--prompt", spelled, *asked[3:]]).texts
     others = [script.main([*asked, "--chat", "--seed", str(seed)]).texts for seed in range(1, 3)]
     assert any(other != chat for other in others)
-    assert "a second" in capsys.readouterr().out
+    assert "per second" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def test_chat_is_the_template_around_the_prompt_and_samples_are_the_seeds(script
     [
         ([MODEL], "give either --prompt TEXT ... or --prompts FILE.jsonl"),
         ([MODEL, "--prompt", "a", "--prompts", "x"], "give either --prompt TEXT ... or --prompts FILE.jsonl"),
-        ([MODEL, "--prompts", "nothing.jsonl"], "nothing.jsonl is no file"),
+        ([MODEL, "--prompts", "nothing.jsonl"], "nothing.jsonl must be a file"),
         ([MODEL, "--prompt", "a", "--max-new", "0"], "max_new must be at least 1, got 0"),
-        ([MODEL, "--prompt", "of", "--max-new", "32"], "32 behind a prompt of 2 tokens need 33"),
+        ([MODEL, "--prompt", "of", "--max-new", "32"], "32 after a prompt of 2 tokens need 33"),
         ([MODEL, "--prompt", "a", "--max-new", "4", "--temperature", "0"], "temperature must be positive"),
-        ([MODEL, "--prompt", ""], "prompt 1 must have a token, and '' has none"),
+        ([MODEL, "--prompt", ""], "prompt 1 must have at least one token, got ''"),
         ([WITHOUT_TOKENIZER, "--prompt", "a"], "holds no tokenizer: put the model's tokenizer.json beside its weights"),
         (["nowhere", "--prompt", "a"], "path must be a folder, a .gguf file"),
     ],

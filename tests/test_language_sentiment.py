@@ -55,7 +55,7 @@ def test_the_control_learns_nothing(script, prompts):
     [
         (["--model", str(MODEL.parent / "smollm2")], "model must come with its tokenizer.json"),
         (["--model", "nowhere"], "nowhere"),
-        (["--prompts", "nowhere.jsonl"], "nowhere.jsonl is no file"),
+        (["--prompts", "nowhere.jsonl"], "nowhere.jsonl must be a file"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line(script, prompts, arguments, words):

@@ -62,7 +62,7 @@ def table(critic=1.0):
     return gaejax.Policy(init, lambda batch: (), apply)
 
 
-def test_pairs_are_arrays_with_eos_behind_the_response():
+def test_pairs_are_arrays_with_eos_after_the_response():
     texts = encode_pairs(["12=", "3="], ["2", ""], TOKENIZER, 7)
     assert texts.tokens.tolist() == [[1, 2, 11, 2, EOS, 0, 0], [3, 11, EOS, 0, 0, 0, 0]]
     assert texts.prompt_lengths.tolist() == [3, 2] and texts.lengths.tolist() == [5, 3]
@@ -86,8 +86,8 @@ def test_lines_of_json_are_read_as_they_are(tmp_path):
         ('["a"]', "line 1: must be a JSON object"),
         ('{"prompt": "a"}\n{"text": "b"}', "line 2: must have a string in the field 'prompt', which is not among text"),
         ('{"prompt": 3}', "line 1: must have a string in the field 'prompt', got 3"),
-        ("\n", "is empty: it must hold one JSON object a line, with the fields prompt"),
-        (None, "is no file"),
+        ("\n", "is empty: it must hold one JSON object per line, with the fields prompt"),
+        (None, "must be a file with one JSON object per line"),
     ],
 )
 def test_files_that_hold_something_else_are_refused_by_file_and_line(tmp_path, content, words):
@@ -107,19 +107,19 @@ DATA = dict(num_steps=1, batch_size=1, learning_rate=0.1)
     "call, words",
     [
         (lambda: encode_prompts(["1=", "123="], TOKENIZER, 3), "max_length must be at least 4 for prompt 2, got 3"),
-        (lambda: encode_prompts(["1=", ""], TOKENIZER, 3), "prompt 2 must have a token, and '' has none"),
+        (lambda: encode_prompts(["1=", ""], TOKENIZER, 3), "prompt 2 must have at least one token, got ''"),
         (lambda: encode_prompts([], TOKENIZER), "prompts must hold at least one string, got none"),
         (lambda: encode_pairs(["1="], ["1"], TOKENIZER, 3), "max_length must be at least 4 for text 1, got 3"),
-        (lambda: encode_pairs(["1="], [], TOKENIZER), "responses must be as many as the 1 prompts, got 0"),
-        (lambda: fit(None, {}, PAIR, None, **{**DATA, "batch_size": 2}), "between 1 and the 1 rows of the data, got 2"),
+        (lambda: encode_pairs(["1="], [], TOKENIZER), "responses must be as many as prompts, 1, got 0"),
+        (lambda: fit(None, {}, PAIR, None, **{**DATA, "batch_size": 2}), "between 1 and the 1 elements of data, got 2"),
         (lambda: fit(None, {}, PAIR, None, **{**DATA, "num_steps": 0}), "num_steps must be at least 1, got 0"),
         (
             lambda: preference_loss(table(), {}, PAIR, encode_pairs(["1="], ["1"], TOKENIZER)),
-            "got (1, 6) and (1, 4): encode both with one max_length",
+            "got (1, 6) and (1, 4): encode both with the same max_length",
         ),
         (
             lambda: supervised_loss(decoder_policy(SMALL), {}, encode_pairs(["1="], ["1"], TOKENIZER, 14)),
-            "texts must fit the policy's context of 12 steps, and need 13",
+            "texts must fit into the policy's context of 12 steps, got 13 steps",
         ),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_small_decoder_learns_to_copy_near_its_reference_in_two_seeds_at_once(
     assert np.all(np.abs(kl[:, 0]) < 1e-5) and np.all(kl[:, -1] > 1)
     np.testing.assert_allclose(coefficient[:, 1] / coefficient[:, 0], 1 - 0.2 * 64 / 1e3, rtol=1e-5)
     assert np.all(info.first_log_ratio <= 1e-4)
-    assert np.all(info.env_steps <= 64 * TASK.max_response)  # of the rows' steps those are the policy's
+    assert np.all(info.env_steps <= 64 * TASK.max_response)  # only the policy's own transitions count
     early, late = (np.mean(info.episode_return[:, part], axis=1) for part in (slice(2), slice(-5, None)))
     assert np.all(early < 0.2) and np.all(late > 0.9), (early, late)
     first = jax.tree.map(lambda x: x[0], states.params)
@@ -92,7 +92,7 @@ def test_the_kl_divergence_in_the_loss_is_exact_and_its_reference_stays():
     config = CONFIG.replace(entropy_coefficient=1.0, learning_rate=0.1, num_epochs=1, num_minibatches=1)
     state, infos = jax.jit(lambda key: gaejax.train(algorithm, key, config, 100 * 64 * STEPS))(jax.random.key(0))
     rows = jax.nn.log_softmax(reference["actor"])
-    from_uniform = -np.log(len(ALPHABET)) - np.asarray(rows).mean(axis=1)  # of each token's row
+    from_uniform = -np.log(len(ALPHABET)) - np.asarray(rows).mean(axis=1)  # after each token
     assert -from_uniform.max() <= infos.entropy[0] <= -from_uniform.min()
     assert infos.entropy[-1] > -1e-3  # nothing else was asked of it
     assert all(np.array_equal(state.params["reference"][name], reference[name]) for name in reference)
@@ -149,7 +149,7 @@ FRESHLESS = gaejax.ppo(TASK.environment(), POLICY, transforms=[kl_penalty(POLICY
         (lambda: of_seven(eos=7), "eos must be a token of the vocabulary, 0 .. 6, got 7"),
         (
             lambda: of_seven(context=5),
-            "context must hold a whole text, and 3 tokens of prompt and 4 of response need 6",
+            "context must hold a whole text: 3 tokens of prompt and 4 of response need 6",
         ),
         (lambda: of_seven(lengths=[4]), "lengths must be between 1 and the width of prompts, 3, got 4"),
         (lambda: of_seven(lengths=[1, 2]), "lengths must be integers [1], got int64 of shape (2,)"),
@@ -159,13 +159,16 @@ FRESHLESS = gaejax.ppo(TASK.environment(), POLICY, transforms=[kl_penalty(POLICY
         (lambda: of_seven(reward=lambda text: jnp.float32(jnp.nan)), "reward must be finite for every text, got nan"),
         (
             lambda: of_seven(reward=lambda text: text.response),
-            "reward must return one number for a text, got shape (4,)",
+            "reward must return one number for each text, got shape (4,)",
         ),
         (
             lambda: token_environment(np.ones((2, 2)), 7, 0, 4),
             "prompts must be integers [P, L] or a sampler, got float64",
         ),
-        (lambda: token_environment(lambda key, params: key, 7, 0, 4), "prompts must be sampled as (tokens [L], length"),
+        (
+            lambda: token_environment(lambda key, params: key, 7, 0, 4),
+            "prompts must be a sampler of (tokens [L], len",
+        ),
         (
             lambda: kl_penalty(POLICY, reference_policy=OTHER, reference_params=OTHER.init(jax.random.key(0))),
             "reference_policy must have the policy's vocabulary of 20 tokens, got 7",
@@ -210,5 +213,5 @@ def test_bad_input_is_refused_in_one_line(call, words):
 
 def test_a_score_of_the_wrong_shape_is_refused_before_anything_is_compiled():
     algorithm = gaejax.ppo(TASK.environment(reward=None), POLICY, transforms=[score(lambda text: text.response)])
-    with pytest.raises(ValueError, match=r"score must be one number for a text, got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"score must be one number for each text, got shape \(3,\)"):
         jax.eval_shape(algorithm.step, algorithm.init(jax.random.key(0), CONFIG))

@@ -1,14 +1,15 @@
-"""Response tokens per second of whole PPO iterations (sample, score, advantages, update), here and in PyTorch.
+"""Measure response tokens per second of whole PPO iterations (sample, score, advantages, update), here and in PyTorch.
 
     uv run experiments/benchmarks/language_speed.py
     uv run --no-project --with torch --with transformers experiments/benchmarks/language_speed.py --torch
 
-The work is the same in both: prompts of 6 tokens, responses of 12, two layers of width 64 (rotary, SwiGLU), 4 epochs of
-4 minibatches of whole texts, Adam, GAE; with 16, 64 and 256 texts an iteration, since what a loop in Python costs is
-the same for all sizes and what products cost is not. In JAX it is one compiled step. In PyTorch it is the usual loop of
-public calls: `LlamaModel` with its key-value cache, sampled token by token, and GAE in a loop over tokens.
-Rows are appended to results/language_speed.csv; tokens are those of the responses. Run both on an idle machine, PyTorch
-with OMP_NUM_THREADS=1 too: its threads wait for each other in loops, and on a busy machine lose more than they bring.
+The work is the same in both: prompts of 6 tokens, responses of 12, two layers of width 64 (rotary, SwiGLU), 4 epochs
+of 4 minibatches of whole texts, Adam, GAE. Iterations have 16, 64 and 256 texts, since the cost of matrix products
+grows with the size and the overhead of Python loops does not. In JAX an iteration is one compiled step. In PyTorch it
+is the usual loop of public calls: `LlamaModel` with its key-value cache, sampled token by token, and GAE in a loop over
+tokens. Lines are appended to results/language_speed.csv; prompt tokens are not counted. Run both on an idle machine,
+and PyTorch with OMP_NUM_THREADS=1 too: its threads spin while they wait for each other, which on a busy machine costs
+more than they gain.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "language_speed.csv"
@@ -26,8 +28,8 @@ LEARNING_RATE, CLIP, GAE_LAMBDA, VALUE, ENTROPY, MAX_NORM = 1e-3, 0.2, 0.95, 0.5
 ROUNDS, STEPS_PER_ROUND = 3, 2
 
 
-def timed(step) -> float:
-    """Seconds of one call: the median of rounds."""
+def timed(step: Callable[[], object]) -> float:
+    """Returns the seconds of one call, as the median of several rounds."""
     seconds = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
@@ -38,16 +40,20 @@ def timed(step) -> float:
 
 
 def in_jax(batch: int) -> dict[str, float]:
+    """Measures one compiled training step."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     import gaejax
-    from gaejax.language import DecoderConfig, decoder_policy, token_environment
+    from gaejax.language import DecoderConfig, Text, decoder_policy, token_environment
 
     prompts = np.random.default_rng(0).integers(0, VOCAB, (4096, PROMPT))
+
+    def reward(text: Text) -> jax.Array:
+        return jnp.mean(text.response == text.prompt[0])
+
     # No token ends a response: all have the same length, so the work is the same.
-    reward = lambda text: jnp.mean(text.response == text.prompt[0])  # noqa: E731
     environment = token_environment(prompts, VOCAB + 1, VOCAB, RESPONSE, reward=reward, time_limit="terminate")
     steps = PROMPT + RESPONSE - 1
     shape = DecoderConfig(VOCAB + 1, HIDDEN, LAYERS, HEADS, intermediate_size=MLP, max_position_embeddings=steps + 1)
@@ -84,8 +90,9 @@ def in_jax(batch: int) -> dict[str, float]:
 
 
 def in_torch(batch: int) -> dict[str, float]:
-    import torch
-    from transformers import LlamaConfig, LlamaModel
+    """Measures the PyTorch loop."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from transformers import LlamaConfig, LlamaModel  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
     sizes = dict(hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=HEADS, intermediate_size=MLP)
@@ -129,14 +136,14 @@ def in_torch(batch: int) -> dict[str, float]:
         advantages = advantages_of(rewards, values)
         targets = advantages + values
         for _ in range(EPOCHS):
-            for rows in torch.randperm(batch).chunk(MINIBATCHES):
-                features = trunk(input_ids=text[rows, :-1], use_cache=False).last_hidden_state[:, PROMPT - 1 :]
+            for chosen in torch.randperm(batch).chunk(MINIBATCHES):
+                features = trunk(input_ids=text[chosen, :-1], use_cache=False).last_hidden_state[:, PROMPT - 1 :]
                 distribution = torch.distributions.Categorical(logits=head(features))
-                own = advantages[rows]
+                own = advantages[chosen]
                 own = (own - own.mean()) / (own.std() + 1e-8)
-                ratios = torch.exp(distribution.log_prob(text[rows, PROMPT:]) - old[rows])
+                ratios = torch.exp(distribution.log_prob(text[chosen, PROMPT:]) - old[chosen])
                 policy_loss = -torch.minimum(ratios * own, ratios.clamp(1 - CLIP, 1 + CLIP) * own).mean()
-                value_loss = 0.5 * (value_head(features)[..., 0] - targets[rows]).square().mean()
+                value_loss = 0.5 * (value_head(features)[..., 0] - targets[chosen]).square().mean()
                 loss = policy_loss + VALUE * value_loss - ENTROPY * distribution.entropy().mean()
                 optimizer.zero_grad()
                 loss.backward()
@@ -155,7 +162,7 @@ def in_torch(batch: int) -> dict[str, float]:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--torch", action="store_true", help="the PyTorch loop, in an environment that has it")
+    parser.add_argument("--torch", action="store_true", help="measure the PyTorch loop (PyTorch must be installed)")
     torch = parser.parse_args(argv).torch
     for batch in BATCHES:
         measure(batch, torch)
@@ -167,8 +174,8 @@ def measure(batch: int, torch: bool) -> None:
     name = f"pytorch, {os.environ.get('OMP_NUM_THREADS', 'all')} threads" if torch else "gaejax"
     row = {"framework": name, "texts": batch, "tokens_per_second": batch * RESPONSE / found["seconds"]} | found
     print(
-        f"{name}, {batch} texts: {row['tokens_per_second']:,.0f} response tokens/s, {1000 * row['seconds']:.0f} ms an "
-        f"iteration, GAE {100 * row['gae_share']:.2f} % of it, {row['compile_seconds']:.1f} s of compiling"
+        f"{name}, {batch} texts: {row['tokens_per_second']:,.0f} response tokens/s, {1000 * row['seconds']:.0f} ms per "
+        f"iteration, {100 * row['gae_share']:.2f} % of it GAE, {row['compile_seconds']:.1f} s of compiling"
     )
     new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:

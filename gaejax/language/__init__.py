@@ -1,25 +1,33 @@
-"""Language models as policies: a token environment, decoders, transforms of the trajectory, credit, tasks."""
+"""Language models as policies.
 
-from gaejax.language.checkpoints import LanguageModel, load, save
+models: decoders as policies, sampling, low-rank adaptation, generation.
+files: pretrained models on disk.
+data: prompts and texts as arrays.
+rewards: scores, KL penalties and group baselines as transforms of the trajectory.
+environment, credit, supervised, tasks: the token environment, estimators for tokens, losses on given texts, tasks.
+"""
+
 from gaejax.language.credit import (
     aggregated,
     critic_warm_up,
     length_adaptive_gae,
     relative_position_gae,
 )
-from gaejax.language.datasets import Texts, encode_pairs, encode_prompts, read_jsonl
-from gaejax.language.decoder import decoder
-from gaejax.language.decoder_config import DecoderConfig
+from gaejax.language.data.datasets import Texts, encode_pairs, encode_prompts, read_jsonl
+from gaejax.language.data.prompts import Text
 from gaejax.language.environment import token_environment
-from gaejax.language.generate import Generation, generate
-from gaejax.language.groups import group_baseline, without_critic
-from gaejax.language.kl import kl_in_loss, kl_penalty
-from gaejax.language.lora import lora, merged
-from gaejax.language.packages import smollm2
-from gaejax.language.policy import decoder_policy
-from gaejax.language.prompts import Text
-from gaejax.language.sampling import sampling_logits
-from gaejax.language.scores import python_score, score, shuffle_scores, whiten_rewards
+from gaejax.language.files.language_model import LanguageModel, load, save
+from gaejax.language.files.packages import smollm2
+from gaejax.language.files.tokenizer import Tokenizer
+from gaejax.language.models.config import DecoderConfig
+from gaejax.language.models.decoder import decoder
+from gaejax.language.models.generate import Generation, generate
+from gaejax.language.models.lora import lora, merged
+from gaejax.language.models.policy import decoder_policy
+from gaejax.language.models.sampling import sampling_logits
+from gaejax.language.rewards.groups import group_baseline, without_critic
+from gaejax.language.rewards.kl import kl_in_loss, kl_penalty
+from gaejax.language.rewards.scores import python_score, score, shuffle_scores, whiten_rewards
 from gaejax.language.supervised import (
     encode_texts,
     fit,
@@ -31,7 +39,6 @@ from gaejax.language.supervised import (
     text_scores,
 )
 from gaejax.language.tasks import TASKS, Task, examine, share_exact
-from gaejax.language.tokenizer import Tokenizer
 
 __all__ = [
     "TASKS",

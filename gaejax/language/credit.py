@@ -1,4 +1,4 @@
-"""Credit for tokens: lambdas that know the length, aggregation, critic warm-up."""
+"""Credit assignment for tokens: lambdas that depend on the length, aggregation over responses, critic warm-up."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -17,8 +17,14 @@ from gaejax.statistics import standardize
 
 
 def length_adaptive_gae(alpha: float = 0.05, floor: float = 0.0, value_lambda: float = 1.0) -> Estimator:
-    """An estimator whose lambda grows with each response's length, `1 - 1 / (alpha * length)` (VAPO, Yue et al. 2025,
-    arXiv:2504.05118, equation 10), and whose value targets have a lambda of their own."""
+    """Returns an estimator, whose lambda grows with each response's length: `1 - 1 / (alpha *
+    length)` (VAPO, Yue et al. 2025, arXiv:2504.05118, equation 10).
+
+    Args:
+      alpha: How fast lambda approaches 1.
+      floor: Lower bound of lambda.
+      value_lambda: Lambda of the value targets.
+    """
 
     def estimator(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
         lambdas = length_adaptive_lambda(lengths_of(inputs), alpha, floor)
@@ -28,7 +34,13 @@ def length_adaptive_gae(alpha: float = 0.05, floor: float = 0.0, value_lambda: f
 
 
 def relative_position_gae(fraction: float = 0.5, value_lambda: float = 1.0) -> Estimator:
-    """An estimator whose lambda lets the last token's delta reach the first with weight `fraction`, at any length."""
+    """Returns an estimator, with a lambda by which the last token's delta has the weight
+    `fraction` in the first token's advantage, whatever the response's length.
+
+    Args:
+      fraction: That weight.
+      value_lambda: Lambda of the value targets.
+    """
 
     def estimator(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
         lambdas = relative_position_lambda(lengths_of(inputs), fraction)
@@ -44,17 +56,21 @@ def aggregated(
     max_length: int | None = None,
     normalize: bool = False,
 ) -> Estimator:
-    """An estimator after which the mean over tokens, which losses take, has other weights.
+    """Returns an estimator whose advantages are weighted, so that the loss's mean over tokens aggregates differently.
 
-    Surrogate losses are proportional to the advantage, so a weight of the one is a weight of the other. The config's
-    `advantage_normalization` must be "none": it would divide by the weights' spread.
+    Surrogate losses are proportional to the advantage, so weighting advantages weights the loss. The config's
+    `advantage_normalization` must be "none", since normalization would divide by the spread of the weights.
 
     Args:
-      estimator: whose advantages are weighted; value targets are not.
-      over: "sequence": each response weighs the same, its tokens share that (GRPO); "constant": tokens are summed and
-        divided by responses times `max_length` (Dr. GRPO). Without either, all tokens weigh the same (DAPO, VAPO).
-      max_length: of a response, for "constant".
-      normalize: whether to standardize the advantages over the rollout before.
+      estimator: The estimator whose advantages are weighted, as in `gaejax.ppo`; value targets are not weighted.
+      over: "sequence": each response has the same weight, shared among its tokens (GRPO); "constant": losses are summed
+        over tokens and divided by the number of responses times `max_length` (Dr. GRPO). Without `aggregated`, all
+        tokens have the same weight (DAPO, VAPO).
+      max_length: Maximum length of a response, for "constant".
+      normalize: Whether to standardize the advantages over the rollout first.
+
+    Raises:
+      ValueError: if `over` is unknown, or `max_length` is missing for "constant" or given without it.
     """
     if over not in ("sequence", "constant") or (over == "constant") != (max_length is not None):
         raise ValueError(f"over must be 'sequence', or 'constant' with a max_length, got {over!r} with {max_length}")
@@ -79,19 +95,22 @@ def lengths_of(inputs: EstimatorInputs) -> jax.Array:
 
 
 def critic_warm_up(fraction: float) -> dict[str, Callable]:
-    """Schedules under which only the critic learns at first (VC-PPO's value pretraining, Yuan et al. 2025,
-    arXiv:2503.01491): the policy's objective and the entropy bonus are off.
+    """Returns schedules under which only the critic learns at first (value pretraining in VC-PPO, Yuan et al. 2025,
+    arXiv:2503.01491): until then, the coefficients of the policy's objective and of the entropy bonus are 0.
 
-    A policy whose critic has a trunk of its own stays exactly where it is meanwhile; one whose trunk is shared moves
-    with it.
+    Meanwhile a policy whose critic has a trunk of its own does not change at all; a policy that shares its trunk with
+    the critic does.
 
     Args:
-      fraction: of `anneal_steps`, over which schedules run.
+      fraction: Fraction of the schedules' `anneal_steps` in which only the critic learns.
+
+    Raises:
+      ValueError: if `fraction` is not between 0 and 1.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
 
-    def behind(progress: jax.Array) -> jax.Array:
+    def afterwards(progress: jax.Array) -> jax.Array:
         return jnp.where(progress < fraction, 0.0, 1.0)
 
-    return {"policy_coefficient": behind, "entropy_coefficient": behind}
+    return {"policy_coefficient": afterwards, "entropy_coefficient": afterwards}

@@ -1,64 +1,76 @@
-"""The token environment: observe the last token, act the next one; a prompt is a forced prefix."""
+"""The token environment: the observation is the last token, the action the next one, a prompt a forced prefix."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gaejax.environments import Discrete, Environment, time_limit_terminates
-from gaejax.language.prompts import Text, check_reward, checked_prompts, draw, key_of_group, prompt_size
+from gaejax.language.data.prompts import (
+    Reward,
+    Sampler,
+    Text,
+    check_reward,
+    checked_prompts,
+    draw,
+    key_of_group,
+    prompt_size,
+)
 
 
 class TokenState(NamedTuple):
-    """The text so far, and the place in it of the token that is observed."""
+    """The text so far, and the position in it of the observed token."""
 
     text: Text
     position: jax.Array
 
 
 def token_environment(
-    prompts: Any,
+    prompts: Sampler | np.ndarray | jax.Array | Sequence[Sequence[int]],
     vocab_size: int,
     eos: int,
     max_response: int,
     *,
     lengths: Any = None,
     params: Any = (),
-    reward: Callable[[Text], jax.Array] | None = None,
+    reward: Reward | None = None,
     dense: bool = False,
     time_limit: Literal["truncate", "terminate"] = "truncate",
     group_size: int = 1,
     context: int | None = None,
     name: str = "tokens",
 ) -> Environment:
-    """Text as an environment: the observation is the last token, the action the next one, both `Discrete(vocab_size)`.
+    """Returns text as an environment: the observation is the last token, the action the next one, both
+    `Discrete(vocab_size)`.
 
-    While the prompt lasts the action is replaced by the prompt's next token and `info["trainable"]` is false, so what
-    was written is always what is observed next: an episode's text is its observations, the final one (behind the last
-    step, under `auto_reset`) included. An episode ends with EOS (`terminated`), or behind `max_response` tokens:
-    `truncated`, so that the value of what would follow is bootstrapped, where other frameworks silently take 0; with
-    `time_limit="terminate"` it is 0 here too (right where the limit is part of the task).
+    Within the prompt, the action is replaced by the prompt's next token and `info["trainable"]` is false. So the next
+    observation is always what was written, and an episode's text is its observations, the final one included. An
+    episode ends with EOS (`terminated`), or after `max_response` tokens. The latter is `truncated`: the value of what
+    would follow is bootstrapped, where other frameworks silently use 0. With `time_limit="terminate"` it is
+    `terminated`, which is right if the limit is part of the task.
 
     Args:
-      prompts: integers `[P, L]`, of which each episode draws a row, or a pure sampler
+      prompts: Integers `[P, L]`, of which each episode draws one prompt, or a pure sampler
         `(key, params) -> (tokens [L], length, aux)`.
-      vocab_size: the tokens are `0 .. vocab_size - 1`.
-      eos: the token that ends a response.
-      max_response: the most tokens of a response, EOS included.
-      lengths: of the rows of `prompts` `[P]`; default: all of each row.
-      params: the sampler's; it becomes the environment's (of an array of prompts they are its `Prompts`).
-      reward: `Text -> float`, called for one text, with the whole of it at its end. Scores that cost something are
-        better computed once a rollout, by a transform (`gaejax.language.score`).
-      dense: whether `reward` pays for every token of the response: it is called behind each, with the response so far.
-      time_limit: what the end of `max_response` means.
-      group_size: how many neighbouring rows (0 to group_size - 1, ...) get the same prompt when they start together, as
-        all do at the start of a rollout with `fresh_rows`; see `gaejax.language.group_baseline`.
-      context: how many steps the policy sees; where given, longer texts are refused.
-      name: of the environment.
+      vocab_size: Number of tokens; they are `0 .. vocab_size - 1`.
+      eos: The token that ends a response.
+      max_response: Maximum number of tokens of a response, EOS included.
+      lengths: How many tokens of each prompt count, `[P]`; default: all.
+      params: The sampler's params, which become the environment's. (For an array of prompts, these are its `Prompts`.)
+      reward: Reward of one `Text`, called at its end. Expensive scores are better computed once per rollout, by the
+        transform `gaejax.language.score`.
+      dense: Whether `reward` is called after every token of the response, with the text so far.
+      time_limit: Whether the end of `max_response` truncates or terminates an episode.
+      group_size: How many neighbouring environments (0 to group_size - 1, ...) get the same prompt when they are reset
+        together, as all are at the start of a rollout with `fresh_rows`; see `gaejax.language.group_baseline`.
+      context: The policy's context length; if given, texts that do not fit are refused.
+      name: The environment's name.
 
     Raises:
-      ValueError, TypeError: for what cannot be, naming the argument, in one line.
+      TypeError: if prompts or lengths are not integers.
+      ValueError: if an argument is out of range, texts do not fit the context, or the reward is not one finite number.
     """
     for what, size in dict(vocab_size=vocab_size, max_response=max_response, group_size=group_size).items():
         if size < 1:
@@ -74,13 +86,13 @@ def token_environment(
     max_prompt = prompt_size(sample, params)
     if context is not None and max_prompt + max_response - 1 > context:
         total = f"{max_prompt} tokens of prompt and {max_response} of response need {max_prompt + max_response - 1}"
-        raise ValueError(f"context must hold a whole text, and {total} steps, got {context}")
+        raise ValueError(f"context must hold a whole text: {total} steps, got {context}")
 
     def reset(key: jax.Array, params: Any) -> tuple[TokenState, jax.Array]:
         tokens, length, aux = sample(key_of_group(key, group_size) if group_size > 1 else key, params)
         tokens, length = jnp.asarray(tokens, jnp.int32), jnp.asarray(length, jnp.int32)
         zero = jnp.zeros((), jnp.int32)
-        # The response is kept only for who reads it: the trajectory's observations have it too.
+        # The response is kept for `reward` only: the trajectory's observations have it too.
         response = jnp.zeros(max_response if reward else 0, jnp.int32)
         return TokenState(Text(tokens, length, response, zero, aux), zero), tokens[0]
 

@@ -1,40 +1,53 @@
-"""Learning from texts that are given: responses to imitate, preferences, and the reward model that comes of them.
+"""Learning from given texts: imitating responses, and learning a reward model from preferences.
 
-What was learned is where PPO starts, in parameters of the policy's own shape:
+PPO can start from what was learned, in params of the policy's own shape:
 
     params, infos = jax.jit(lambda params, texts, key: fit(loss, params, texts, key, ...))(params, texts, key)
-    warm = policy._replace(init=lambda key: {**policy.init(key), **params})    # what has not been learned starts afresh
-    state = gaejax.ppo(environment, warm, transforms=[kl_penalty(warm)]).init(key, config)    # and is the reference too
+    warm = policy._replace(init=lambda key: {**policy.init(key), **params})    # the rest is initialized
+    state = gaejax.ppo(environment, warm, transforms=[kl_penalty(warm)]).init(key, config)    # it is the reference too
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gaejax.language.datasets import Texts
-from gaejax.language.prompts import Text
+from gaejax.language.data.datasets import Texts
+from gaejax.language.data.prompts import Reward, Text
+from gaejax.language.models.context import context_of
 from gaejax.minibatches import random_permutation
-from gaejax.policies.attention import Cache
-from gaejax.policies.critics import expected_values
-from gaejax.policies.policy import Policy
+from gaejax.policies import Policy, expected_values
 from gaejax.statistics import masked_mean
 
 MAX_GRAD_NORM = 1.0
 
 
+class EncodedTexts(NamedTuple):
+    """`Texts` whose tokens were replaced by what a policy's frozen layers compute from them.
+
+    Attributes:
+      observations: What `policy.encode` returned for the tokens, leaves `[B, L, ...]`; `policy.apply` takes it.
+      prompt_lengths: `[B]`, as in `Texts`.
+      lengths: `[B]`, as in `Texts`.
+    """
+
+    observations: Any
+    prompt_lengths: jax.Array
+    lengths: jax.Array
+
+
 def supervised_loss(policy: Policy, params: Any, texts: Texts) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The mean of -log p(token) over the tokens of responses, EOS included, given all that stands before them.
+    """Computes the mean of -log p(token | all tokens before it) over the tokens of responses, EOS included.
 
     Args:
-      policy: without top-k and top-p, which leave no probability to tokens that it should learn.
-      params: its parameters.
-      texts: to imitate, `[B, L]`.
+      policy: A policy without top-k and top-p, which would give tokens to imitate no probability.
+      params: Its parameters.
+      texts: Texts to imitate, `[B, L]`.
 
     Returns:
-      The loss in nats, and `accuracy`: the share of these tokens that are the most probable ones.
+      The loss in nats, and `accuracy`, the fraction of these tokens that are the policy's most probable ones.
 
     Raises:
       ValueError: if texts are longer than the policy's context.
@@ -44,13 +57,19 @@ def supervised_loss(policy: Policy, params: Any, texts: Texts) -> tuple[jax.Arra
 
 
 def response_log_probs(policy: Policy, params: Any, texts: Texts) -> tuple[jax.Array, jax.Array]:
-    """Log-probabilities `[L - 1, B]` of the tokens of responses in texts `[B, L]`, 0 elsewhere, and where these are."""
+    """Returns the log-probabilities `[L - 1, B]` of the responses' tokens in texts `[B, L]`, 0 elsewhere, and the mask
+    `[L - 1, B]` of these tokens.
+
+    Raises:
+      ValueError: if texts are longer than the policy's context.
+    """
     log_probs, mask, _ = _responses(policy, params, texts)
     return jnp.where(mask, log_probs, 0), mask
 
 
 def _responses(policy: Policy, params: Any, texts: Texts) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of every token behind the first: its log-probability, whether it is a response's, whether the most probable."""
+    """Returns, for every token after the first: its log-probability, whether it belongs to a response, and whether it
+    is the most probable one, `[L - 1, B]` each."""
     tokens = texts.tokens.T
     check_context(policy, len(tokens) - 1)
     _, distributions, _ = _read(policy, params, tokens[:-1])
@@ -61,28 +80,28 @@ def _responses(policy: Policy, params: Any, texts: Texts) -> tuple[jax.Array, ja
 
 
 def preference_loss(
-    policy: Policy, params: Any, chosen: Texts, rejected: Texts
+    policy: Policy, params: Any, chosen: Texts | EncodedTexts, rejected: Texts | EncodedTexts
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The mean of -log sigmoid(score(chosen) - score(rejected)), by which a policy's value becomes a reward model.
-
-    (The model of Bradley & Terry 1952; Christiano et al. 2017, arXiv:1706.03741; Ouyang et al. 2022, arXiv:2203.02155,
-    equation 1.)
+    """Computes the mean of -log sigmoid(score(chosen) - score(rejected)), which makes a policy's value a reward model
+    (Bradley & Terry 1952; Christiano et al. 2017, arXiv:1706.03741; Ouyang et al. 2022, arXiv:2203.02155, equation 1).
 
     Args:
-      policy: whose values are `text_scores`.
-      params: its parameters.
-      chosen, rejected: of each pair the text that was preferred, and the other, `[B, L]` each.
+      policy: The policy whose values are the scores, see `text_scores`.
+      params: Its parameters.
+      chosen: The preferred text of each pair, `[B, L]`.
+      rejected: The other text of each pair, `[B, L]`.
 
     Returns:
-      The loss in nats, and `accuracy`: the share of pairs in order, `margin`: the mean difference of scores.
+      The loss in nats, and `accuracy`, the fraction of pairs that the scores put in the right order, and `margin`, the
+      mean difference of scores.
 
     Raises:
       ValueError: if chosen and rejected differ in shape, or texts are longer than the policy's context.
     """
-    shapes = [jax.tree.leaves(texts.tokens)[0].shape for texts in (chosen, rejected)]
+    shapes = [jax.tree.leaves(texts)[0].shape[:2] for texts in (chosen, rejected)]
     if shapes[0] != shapes[1]:
-        got = f"got {shapes[0]} and {shapes[1]}: encode both with one max_length"
-        raise ValueError(f"chosen and rejected must be arrays of one shape, {got}")
+        got = f"got {shapes[0]} and {shapes[1]}: encode both with the same max_length"
+        raise ValueError(f"chosen and rejected must be arrays of the same shape, {got}")
     check_context(policy, shapes[0][1])
     both = jax.tree.map(lambda *parts: jnp.concatenate(parts), chosen, rejected)
     better, worse = jnp.split(text_scores(policy, params, both), 2)
@@ -90,40 +109,65 @@ def preference_loss(
     return -jnp.mean(jax.nn.log_sigmoid(margin)), {"accuracy": jnp.mean(margin > 0), "margin": jnp.mean(margin)}
 
 
-def text_scores(policy: Policy, params: Any, texts: Texts) -> jax.Array:
-    """The policy's values `[B]` where it has read the last tokens of texts `[B, L]`."""
-    _, _, values = _read(policy, params, jax.tree.map(lambda x: x.swapaxes(0, 1), texts.tokens))
+def text_scores(policy: Policy, params: Any, texts: Texts | EncodedTexts) -> jax.Array:
+    """Returns the policy's values `[B]` at the last tokens of texts `[B, L]`."""
+    observations = texts.tokens if isinstance(texts, Texts) else texts.observations
+    _, _, values = _read(policy, params, jax.tree.map(lambda x: x.swapaxes(0, 1), observations))
     return jnp.take_along_axis(expected_values(values), texts.lengths[None] - 1, axis=0)[0]
 
 
-def encode_texts(policy: Policy, params: Any, texts: Texts) -> Texts:
-    """Texts whose tokens are what the policy's frozen part makes of them, for losses that read no tokens: what is done
-    once need not be done at every step of `fit`."""
+def encode_texts(policy: Policy, params: Any, texts: Texts) -> EncodedTexts:
+    """Runs the policy's frozen layers on texts once, instead of at every step of `fit` (for `preference_loss` and
+    `text_scores`, which do not need the tokens).
+
+    Args:
+      policy: A policy with frozen layers.
+      params: Its parameters.
+      texts: Texts `[B, L]`.
+
+    Raises:
+      ValueError: if the policy has no frozen layers.
+    """
+    if policy.encode is None:
+        raise ValueError("policy of encode_texts must have frozen layers, got one without")
     steps, batch = texts.tokens.T.shape
     resets = jnp.zeros((steps, batch), bool).at[0].set(True)
     _, encoded = policy.encode(params, policy.initial_carry(batch), texts.tokens.T, resets)
-    return texts._replace(tokens=jax.tree.map(lambda x: x.swapaxes(0, 1), encoded))
+    observations = jax.tree.map(lambda x: x.swapaxes(0, 1), encoded)
+    return EncodedTexts(observations, texts.prompt_lengths, texts.lengths)
 
 
 def joined(prompts: jax.Array, prompt_lengths: jax.Array, responses: jax.Array, lengths: jax.Array) -> Texts:
-    """Prompts `[B, L]` and responses `[B, R]`, of which `[B]` tokens count, as texts `[B, L + R]` without a gap."""
+    """Concatenates each prompt and response, without the padding between them.
+
+    Args:
+      prompts: `[B, L]`.
+      prompt_lengths: How many tokens of each prompt count, `[B]`.
+      responses: `[B, R]`.
+      lengths: How many tokens of each response count, `[B]`.
+
+    Returns:
+      Texts `[B, L + R]`.
+    """
     size, place = responses.shape[1], jnp.arange(prompts.shape[1] + responses.shape[1])
-    behind = jnp.clip(place - prompt_lengths[:, None], 0, size - 1)
-    written = jnp.take_along_axis(responses, behind, axis=1)
+    in_response = jnp.clip(place - prompt_lengths[:, None], 0, size - 1)
+    written = jnp.take_along_axis(responses, in_response, axis=1)
     tokens = jnp.where(place < prompt_lengths[:, None], jnp.pad(prompts, ((0, 0), (0, size))), written)
     return Texts(tokens, prompt_lengths, prompt_lengths + lengths)
 
 
-def text_reward(policy: Policy, params: Any, mean: float = 0.0, std: float = 1.0) -> Callable[[Text], jax.Array]:
-    """A trained reward model as the reward of `gaejax.language.score`, and of `token_environment`.
+def text_reward(policy: Policy, params: Any, mean: float = 0.0, std: float = 1.0) -> Reward:
+    """Returns a trained reward model as a reward, for `gaejax.language.score` and `token_environment`.
 
     Args:
-      policy, params: whose values are scores (see `preference_loss`).
-      mean, std: of the `text_scores` of some texts, by which scores are standardized: differences alone were learned.
+      policy: The policy whose values are scores, see `preference_loss`.
+      params: Its parameters.
+      mean: Mean of the `text_scores` of some texts. Only differences of scores are learned, so they are standardized.
+      std: Standard deviation of these scores.
 
     Returns:
-      A function of one text, `(text_scores - mean) / std`, which reads as many tokens as its arrays hold: `score`
-      should be given `max_prompt` and `max_response`.
+      A function of one text, `(text_scores - mean) / std`. It reads as many tokens as the text's arrays hold, so give
+      `score` the arguments `max_prompt` and `max_response`.
     """
 
     def reward(text: Text) -> jax.Array:
@@ -144,59 +188,59 @@ def fit(
     learning_rate: Any,
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
 ) -> tuple[Any, dict[str, jax.Array]]:
-    """Descends a loss for `num_steps` minibatches, in epochs of shuffled rows; pure, to be jitted (and vmapped) whole.
+    """Minimizes a loss in `num_steps` minibatches, over shuffled epochs. Pure: jit (and vmap) it as a whole.
 
-    Rows that fill no minibatch are left out of an epoch, others in each. Gradients are clipped to the global norm 1.
+    Elements that do not fill a minibatch are left out of an epoch, different ones in each. Gradients are clipped to a
+    global norm of 1.
 
     Args:
       loss: `(params, minibatch) -> (loss, infos)`.
-      params: where to start.
-      data: a pytree whose leaves have B rows, such as `Texts`, or a pair of them.
-      key: randomness of the shuffles.
-      num_steps, batch_size: static sizes.
-      learning_rate: a number, or a schedule as optax has them.
+      params: Initial parameters.
+      data: A pytree whose leaves have a leading axis of B elements, such as `Texts` or a pair of them.
+      key: Randomness of the shuffles.
+      num_steps: Number of gradient steps, static.
+      batch_size: Elements of a minibatch, static.
+      learning_rate: A number, or an optax schedule.
       optimizer: `learning_rate -> optax.GradientTransformation`.
 
     Returns:
-      The parameters, and of each step `loss`, `gradient_norm` (before clipping) and the infos, leaves `[num_steps]`.
+      The parameters, and for each step `loss`, `gradient_norm` (before clipping) and the infos, leaves `[num_steps]`.
 
     Raises:
-      ValueError: in one line, if a size is below 1 or the minibatch larger than the data.
+      ValueError: if a size is below 1, or a minibatch is larger than the data.
     """
-    num_rows = jax.tree.leaves(data)[0].shape[0]
+    num_elements = jax.tree.leaves(data)[0].shape[0]
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    if not 1 <= batch_size <= num_rows:
-        raise ValueError(f"batch_size must be between 1 and the {num_rows} rows of the data, got {batch_size}")
-    per_epoch = num_rows // batch_size
+    if not 1 <= batch_size <= num_elements:
+        raise ValueError(f"batch_size must be between 1 and the {num_elements} elements of data, got {batch_size}")
+    per_epoch = num_elements // batch_size
     epoch_keys = jax.random.split(key, -(-num_steps // per_epoch))
-    shuffled = jax.lax.map(lambda key: random_permutation(key, num_rows)[: per_epoch * batch_size], epoch_keys)
+    shuffled = jax.lax.map(lambda key: random_permutation(key, num_elements)[: per_epoch * batch_size], epoch_keys)
     descent = optax.chain(optax.clip_by_global_norm(MAX_GRAD_NORM), optimizer(learning_rate))
 
-    def step(training: tuple, rows: jax.Array) -> tuple:
+    def step(training: tuple, indices: jax.Array) -> tuple:
         params, state = training
-        minibatch = jax.tree.map(lambda x: jnp.asarray(x)[rows], data)
+        minibatch = jax.tree.map(lambda x: jnp.asarray(x)[indices], data)
         (value, infos), gradients = jax.value_and_grad(loss, has_aux=True)(params, minibatch)
         updates, state = descent.update(gradients, state, params)
         infos = {"loss": value, "gradient_norm": optax.tree.norm(gradients), **infos}
         return (optax.apply_updates(params, updates), state), infos
 
-    rows = shuffled.reshape(-1, batch_size)[:num_steps]
-    (params, _), infos = jax.lax.scan(step, (params, descent.init(params)), rows)
+    indices = shuffled.reshape(-1, batch_size)[:num_steps]
+    (params, _), infos = jax.lax.scan(step, (params, descent.init(params)), indices)
     return params, infos
 
 
 def check_context(policy: Policy, steps: int) -> None:
-    """Raises ValueError, in one line, if a memory of keys and values does not hold so many steps."""
-    is_cache = lambda node: isinstance(node, Cache)  # noqa: E731
-    carry = jax.eval_shape(lambda: policy.initial_carry(1))
-    for cache in filter(is_cache, jax.tree.leaves(carry, is_leaf=is_cache)):
-        if steps > (context := cache.positions.shape[1]):
-            raise ValueError(f"texts must fit the policy's context of {context} steps, and need {steps}")
+    """Raises ValueError if texts of so many steps do not fit into the policy's context."""
+    context = context_of(policy)
+    if context is not None and steps > context:
+        raise ValueError(f"texts must fit into the policy's context of {context} steps, got {steps} steps")
 
 
-def _read(policy: Policy, params: Any, tokens: Any) -> tuple:
-    """The policy's `apply` on texts `[T, B]` from their beginnings."""
-    steps, batch = jax.tree.leaves(tokens)[0].shape[:2]
+def _read(policy: Policy, params: Any, observations: Any) -> tuple:
+    """Applies the policy to texts `[T, B]` from their beginnings."""
+    steps, batch = jax.tree.leaves(observations)[0].shape[:2]
     carry = policy.initial_carry(batch)
-    return policy.apply(params, carry, tokens, jnp.zeros((steps, batch), bool).at[0].set(True))
+    return policy.apply(params, carry, observations, jnp.zeros((steps, batch), bool).at[0].set(True))

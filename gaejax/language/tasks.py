@@ -1,4 +1,4 @@
-"""Verifiable tasks on a small alphabet: pure samplers and rewards to train on, and plain Python to check the result."""
+"""Verifiable tasks on a small alphabet: pure samplers and rewards for training, and checks in plain Python."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,46 +8,59 @@ import jax.numpy as jnp
 import numpy as np
 
 from gaejax.environments import Environment
+from gaejax.language.data.prompts import Prompts, Sampler, Text
 from gaejax.language.environment import token_environment
-from gaejax.language.generate import Generation, generate
-from gaejax.language.prompts import Prompts, Text
-from gaejax.policies.policy import Policy
+from gaejax.language.models.generate import Generation, generate
+from gaejax.policies import Policy
 
 ALPHABET = "0123456789.=+?abcdef"
 EOS, EQUALS, PLUS, QUESTION, NAMES = range(10, 15)
-SUBSTITUTION = (7, 0, 3, 6, 9, 2, 5, 8, 1, 4)  # of the "translation": digit d becomes SUBSTITUTION[d]
+SUBSTITUTION = (7, 0, 3, 6, 9, 2, 5, 8, 1, 4)  # in `translation`, digit d becomes SUBSTITUTION[d]
+
+Question = Callable[[jax.Array], tuple[tuple, tuple]]
+"""`key -> (parts of the prompt, parts of the answer without its EOS)`, each a token or tokens."""
+
+Check = Callable[[str, str], bool]
+"""`(prompt, response) -> whether the response is right`."""
 
 
 class Task(NamedTuple):
-    """A question with one right answer.
+    """Questions that have one right answer each.
 
     Attributes:
-      name: what it is called, size included.
+      name: The task's name, size included.
       sample: `(key, params) -> (tokens [L], length, answer [R])`, the answer with its EOS.
-      max_prompt, max_response: L and R.
-      check: `(prompt, response) -> bool` on decoded strings, in plain Python: it knows nothing of `sample`.
+      max_prompt: L, the size of prompts.
+      max_response: R, the maximum size of answers, EOS included.
+      check: `(prompt, response) -> bool` on decoded strings, in plain Python and independent of `sample`.
     """
 
     name: str
-    sample: Callable
+    sample: Sampler
     max_prompt: int
     max_response: int
-    check: Callable[[str, str], bool]
+    check: Check
 
-    def environment(self, **options: object) -> Environment:
-        """The task as an environment, paid at the end by the fraction of the answer that is right. The length of a
-        response is part of the task: its limit terminates."""
+    def environment(self, **options: Any) -> Environment:
+        """Returns the task as an environment whose reward, at the end, is the fraction of the answer that is right.
+
+        The length of a response is part of the task, so reaching its limit terminates the episode.
+
+        Args:
+          **options: Keyword arguments of `token_environment`, which replace these choices.
+        """
         options = {"reward": fraction_correct, "time_limit": "terminate", "name": self.name} | options
         return token_environment(self.sample, len(ALPHABET), EOS, self.max_response, **options)
 
 
 def decode(tokens: Sequence[int]) -> str:
-    """Tokens as a string."""
+    """Returns tokens as a string."""
     return "".join(ALPHABET[int(token)] for token in tokens)
 
 
 def fraction_correct(text: Text) -> jax.Array:
-    """How much of the answer, `text.aux` `[R]`, stands at its place in the response, EOS included: 0 to 1."""
+    """Returns the fraction, 0 to 1, of the answer `text.aux` `[R]` that is at its place in the response, EOS included;
+    a response that is longer than the answer is divided by its own length."""
     place = jnp.arange(text.response.shape[0])
     answer_length = jnp.argmax(text.aux == EOS) + 1
     right = (text.response == text.aux) & (place < jnp.minimum(text.response_length, answer_length))
@@ -55,21 +68,34 @@ def fraction_correct(text: Text) -> jax.Array:
 
 
 def examine(task: Task, policy: Policy, params: Any, key: jax.Array, count: int = 500) -> tuple[Prompts, Generation]:
-    """`count` fresh prompts of a task and what a policy answers, greedily; pure: `vmap` it over the params of seeds."""
+    """Draws `count` fresh prompts of a task and has a policy answer them greedily.
+
+    Pure: `vmap` it over the params of seeds.
+
+    Args:
+      task: The task.
+      policy: The policy that answers.
+      params: Its parameters.
+      key: Randomness of the prompts.
+      count: Number of prompts.
+
+    Returns:
+      The prompts and the answers.
+    """
     tokens, lengths, _ = jax.vmap(lambda key: task.sample(key, ()))(jax.random.split(key, count))
     answers = generate(policy, params, tokens, lengths, task.max_response, key, eos=EOS, greedy=True)
     return Prompts(tokens, lengths), answers
 
 
 def share_exact(task: Task, prompts: Prompts, answers: Generation) -> float:
-    """The share of the answers that the task's own checker, plain Python on strings, finds right."""
+    """Returns the fraction of answers that the task's check, plain Python on strings, accepts."""
     found = zip(*jax.device_get((*prompts, *answers)), strict=True)
     right = [task.check(decode(prompt[:size]), decode(answer[:end])) for prompt, size, answer, end in found]
     return float(np.mean(right))
 
 
-def _task(name: str, max_prompt: int, max_response: int, question: Callable, check: Callable) -> Task:
-    """A task whose `question(key)` returns parts of the prompt, and of the answer without its EOS."""
+def _task(name: str, max_prompt: int, max_response: int, question: Question, check: Check) -> Task:
+    """Returns the task that asks these questions."""
 
     def sample(key: jax.Array, params: object) -> tuple:
         prompt, answer = question(key)
@@ -81,11 +107,12 @@ def _task(name: str, max_prompt: int, max_response: int, question: Callable, che
 
 
 def _digits(key: jax.Array, size: int) -> jax.Array:
+    """Samples random digits `[size]`."""
     return jax.random.randint(key, (size,), 0, 10)
 
 
 def reverse(size: int = 5) -> Task:
-    """12345= -> 54321."""
+    """Writes digits in reverse order: 12345= -> 54321."""
 
     def question(key: jax.Array) -> tuple:
         digits = _digits(key, size)
@@ -95,7 +122,7 @@ def reverse(size: int = 5) -> Task:
 
 
 def translation(size: int = 5) -> Task:
-    """A substitution of every digit, in reverse order."""
+    """Substitutes every digit, in reverse order: 12345= -> 29630."""
 
     def question(key: jax.Array) -> tuple:
         digits = _digits(key, size)
@@ -108,7 +135,7 @@ def translation(size: int = 5) -> Task:
 
 
 def sort(size: int = 8) -> Task:
-    """3142= -> 1234."""
+    """Sorts digits: 3142= -> 1234."""
 
     def question(key: jax.Array) -> tuple:
         digits = _digits(key, size)
@@ -118,7 +145,7 @@ def sort(size: int = 8) -> Task:
 
 
 def addition(size: int = 2) -> Task:
-    """27+45= -> 072. (most significant digit first, filled with zeros)."""
+    """Adds numbers of `size` digits: 27+45= -> 072 (most significant digit first, padded with zeros)."""
 
     def question(key: jax.Array) -> tuple:
         summands = _digits(key, 2 * size).reshape(2, size)
@@ -133,15 +160,18 @@ def addition(size: int = 2) -> Task:
 
 
 def question_answering(size: int = 4, in_order: bool = True) -> Task:
-    """A record of named values, then one of the names: a7b4c5d1?b -> 4.
+    """Looks up a name in a list of named values: a7b4c5d1?b -> 4.
 
     Args:
-      size: how many names.
-      in_order: whether they stand in alphabetical order, so that a name tells a place; else they must be searched for,
-        which takes a composition of two attention layers, and much longer.
+      size: Number of names.
+      in_order: Whether the names are in alphabetical order, so that a name tells its position. Otherwise a model must
+        search for it, which needs a composition of two attention layers and takes much longer to learn.
+
+    Raises:
+      ValueError: if there are not so many names.
     """
     if not 1 <= size <= len(ALPHABET) - NAMES:
-        raise ValueError(f"size of question_answering must be 1 to {len(ALPHABET) - NAMES}, got {size}")
+        raise ValueError(f"size of question_answering must be between 1 and {len(ALPHABET) - NAMES}, got {size}")
 
     def question(key: jax.Array) -> tuple:
         names_key, values_key, asked_key = jax.random.split(key, 3)
@@ -158,7 +188,7 @@ def question_answering(size: int = 4, in_order: bool = True) -> Task:
 
 
 def summary(size: int = 3, sentence: int = 3) -> Task:
-    """Of every sentence of digits the letter that stands among them: 3c5b7190f= -> cbf."""
+    """Extracts the letter among the digits of each sentence: 3c5b7190f= -> cbf."""
 
     def question(key: jax.Array) -> tuple:
         digits_key, letters_key, place_key = jax.random.split(key, 3)

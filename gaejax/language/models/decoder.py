@@ -1,25 +1,28 @@
-"""The decoder of the Llama and Qwen2 families, as Flax modules over packed rows with a ring of keys and values."""
+"""The decoder of the Llama and Qwen2 families, as Flax modules over packed texts, with a ring key-value cache."""
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gaejax.language.decoder_config import DecoderConfig
+from gaejax.language.models.config import DecoderConfig
 from gaejax.policies.attention import Cache, View, empty_cache, look, rotate, write
 from gaejax.policies.bodies import Body, sequential
 
 
 def decoder(config: DecoderConfig, remat: bool = False, layers: range | None = None) -> Body:
-    """The trunk as a body: tokens `[T, N]` to features `[T, N, hidden_size]` behind the last norm.
+    """Returns the decoder's trunk as a body: tokens `[T, N]` to features `[T, N, hidden_size]` after the last norm.
 
     Args:
-      config: its shape.
-      remat: whether each layer is computed again for the gradient, instead of kept.
-      layers: those of a part of it (default: all). The part with the first layer reads tokens, another one the features
-        `[T, N, hidden_size]` of the part before; that with the last layer has the norm. All take one tree of params.
+      config: The decoder's shape.
+      remat: Whether to recompute each layer's activations for the gradient instead of keeping them.
+      layers: Which layers to run; default: all. With a part of them, the part that holds the first layer reads tokens
+        and any other reads the features `[T, N, hidden_size]` of the part before; the part that holds the last layer
+        applies the final norm. All parts take the same tree of params.
+
+    Raises:
+      ValueError: if the config is invalid.
     """
     config.validate()
     layers = range(config.num_hidden_layers) if layers is None else layers
@@ -32,16 +35,18 @@ def decoder(config: DecoderConfig, remat: bool = False, layers: range | None = N
     return sequential(module.init, module.apply, initial_carry)
 
 
-def weights(config: DecoderConfig) -> Any:
-    """The initializer of a matrix `[inputs, outputs]`."""
+def kernel_init(config: DecoderConfig) -> nn.initializers.Initializer:
+    """Returns the initializer of matrices `[inputs, outputs]`."""
     if config.initializer_range is None:
         return nn.initializers.lecun_normal()
     return nn.initializers.normal(config.initializer_range)
 
 
 class Decoder(nn.Module):
-    """Some layers, `[T, N]` tokens or `[T, N, hidden_size]` features to such features, products on the folded axis;
-    submodules have Hugging Face's names."""
+    """Consecutive layers of the decoder, from tokens `[T, N]` or features to features `[T, N, hidden_size]`.
+
+    Products run on the folded axis `T * N`. Submodules have Hugging Face's names.
+    """
 
     config: DecoderConfig
     layers: range
@@ -52,8 +57,8 @@ class Decoder(nn.Module):
         config = self.config
         context = config.max_position_embeddings
         if cache.positions.shape[1] != context:
-            held = f"carry holds {cache.positions.shape[1]} steps where the decoder's context is {context}"
-            raise ValueError(f"{held}: take it from this policy's initial_carry")
+            held = f"carry must hold the decoder's context of {context} steps, got {cache.positions.shape[1]}"
+            raise ValueError(f"{held}: use this policy's initial_carry")
         view, positions, position = look(cache, resets)
         if self.layers.start == 0:
             features = self.embed(inputs.reshape(-1), view.positions.reshape(-1))
@@ -61,8 +66,8 @@ class Decoder(nn.Module):
             features = inputs.reshape(-1, config.hidden_size)
         block = nn.remat(Block) if self.remat else Block
         keys, values = [], []
-        for layer, *ring in zip(self.layers, cache.keys, cache.values, strict=True):
-            features, key, value = block(config, name=f"layers_{layer}")(features, *ring, view)
+        for layer, ring_keys, ring_values in zip(self.layers, cache.keys, cache.values, strict=True):
+            features, key, value = block(config, name=f"layers_{layer}")(features, ring_keys, ring_values, view)
             keys.append(key)
             values.append(value)
         slot = (cache.slot + resets.shape[0]) % context
@@ -72,6 +77,7 @@ class Decoder(nn.Module):
         return Cache(tuple(keys), tuple(values), positions, position, slot), features
 
     def embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        """Returns the embeddings `[T * N, hidden_size]` of tokens, learned positions included."""
         config, normal = self.config, nn.initializers.normal(0.02)
         features = self.param("embed_tokens", normal, (config.vocab_size, config.hidden_size))[tokens]
         if config.positions == "learned":
@@ -82,7 +88,7 @@ class Decoder(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Features divided by their root mean square, computed in float32."""
+    """Divides features by their root mean square, computed in float32, and scales them by a learned weight."""
 
     eps: float
 
@@ -95,7 +101,7 @@ class RMSNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and SwiGLU, each with its residual; returns the written rings too."""
+    """A layer: attention and SwiGLU, each with a residual connection. Also returns the updated ring cache."""
 
     config: DecoderConfig
 
@@ -105,7 +111,7 @@ class Block(nn.Module):
         shape = (*view.positions.shape, -1, config.head_size)
 
         def linear(size: int, name: str, bias: bool = False) -> nn.Dense:
-            return nn.Dense(size, use_bias=bias, kernel_init=weights(config), name=name)
+            return nn.Dense(size, use_bias=bias, kernel_init=kernel_init(config), name=name)
 
         normed = RMSNorm(config.rms_norm_eps, name="input_layernorm")(features)
         heads = dict(q_proj=config.num_attention_heads, k_proj=config.kv_heads, v_proj=config.kv_heads)
@@ -121,7 +127,8 @@ class Block(nn.Module):
         if view.positions.shape[0] > 1:
             seen_keys = jnp.concatenate([ring_keys, keys], axis=1)
             seen_values = jnp.concatenate([ring_values, values], axis=1)
-        read = grouped_attention(queries, *(x.astype(queries.dtype) for x in (seen_keys, seen_values)), view.visible)
+        seen_keys, seen_values = (x.astype(queries.dtype) for x in (seen_keys, seen_values))
+        read = grouped_attention(queries, seen_keys, seen_values, view.visible)
         features = features + linear(config.hidden_size, "o_proj")(read.reshape(features.shape[0], -1))
         normed = RMSNorm(config.rms_norm_eps, name="post_attention_layernorm")(features)
         width = config.intermediate_size or 4 * config.hidden_size
@@ -130,10 +137,16 @@ class Block(nn.Module):
 
 
 def grouped_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> jax.Array:
-    """Softmax attention of queries `[T, N, H, D]` to keys and values `[N, S, K, D]` that H / K query heads share, where
-    visible `[N, T, S]`."""
-    steps, rows, heads, size = queries.shape
-    grouped = queries.reshape(steps, rows, keys.shape[2], heads // keys.shape[2], size)
+    """Computes grouped-query attention, `[T, N, H, D]`: each of K key and value heads serves H / K query heads.
+
+    Args:
+      queries: `[T, N, H, D]`.
+      keys: `[N, S, K, D]`.
+      values: `[N, S, K, D]`.
+      visible: Which of the S keys each query attends to, `[N, T, S]`.
+    """
+    steps, batch, heads, size = queries.shape
+    grouped = queries.reshape(steps, batch, keys.shape[2], heads // keys.shape[2], size)
     scores = jnp.einsum("tnkgd,nskd->nkgts", grouped, keys) / math.sqrt(size)
     scores = jnp.where(visible[:, None, None], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
     read = jnp.einsum("nkgts,nskd->tnkgd", jax.nn.softmax(scores).astype(values.dtype), values)

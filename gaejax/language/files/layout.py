@@ -1,19 +1,28 @@
-"""Where the tensors of a Hugging Face checkpoint lie in the params of `decoder_policy`."""
+"""Where the tensors of a Hugging Face model lie in the params of `decoder_policy`."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaejax.language.decoder_config import DecoderConfig
+from gaejax.language.models.config import DecoderConfig
 
 TRUNK = ("actor", "params")
 
+Tensors = Mapping[str, Callable[[], np.ndarray]]
+"""A function that reads each tensor, by its Hugging Face name."""
+
 
 class Place(NamedTuple):
-    """Where a tensor lies in params, its shape in the file, and whether it lies transposed."""
+    """Where a tensor lies in the params.
+
+    Attributes:
+      path: Keys into the params.
+      shape: The tensor's shape in the file.
+      transposed: Whether the params hold its transpose.
+    """
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
@@ -21,7 +30,7 @@ class Place(NamedTuple):
 
 
 def layout(config: DecoderConfig) -> dict[str, Place]:
-    """The place of every tensor, by its Hugging Face name."""
+    """Returns the place of every tensor of a decoder, by its Hugging Face name."""
     hidden, width = config.hidden_size, config.intermediate_size or 4 * config.hidden_size
     queries, keys = config.num_attention_heads * config.head_size, config.kv_heads * config.head_size
     table = (config.vocab_size, hidden)
@@ -50,20 +59,20 @@ def layout(config: DecoderConfig) -> dict[str, Place]:
     return places
 
 
-def params_of(config: DecoderConfig, tensors: Mapping[str, Callable[[], np.ndarray]]) -> dict:
-    """Params, in float32, of a checkpoint's tensors, which are read one by one.
+def params_of(config: DecoderConfig, tensors: Tensors) -> dict:
+    """Returns the params, in float32, made of a model's tensors, which are read one by one.
 
     Raises:
-      ValueError: if a tensor is missing, superfluous or of another shape than the configuration's.
+      ValueError: if a tensor is missing, unknown, or does not have the shape or dtype that the config implies.
     """
     places, params = layout(config), {}
-    needless = {name for name in tensors if name.endswith("rotary_emb.inv_freq")}
+    unused = {name for name in tensors if name.endswith("rotary_emb.inv_freq")}
     if config.tie_word_embeddings:
-        needless.add("lm_head.weight")
-    missing, extra = places.keys() - tensors.keys(), tensors.keys() - places.keys() - needless
+        unused.add("lm_head.weight")
+    missing, extra = places.keys() - tensors.keys(), tensors.keys() - places.keys() - unused
     if missing or extra:
         found = [f"{some} {listed(names)}" for some, names in (("missing", missing), ("extra", extra)) if names]
-        raise ValueError(f"tensors must be those of the model's config, got {'; '.join(found)}: are both of one model?")
+        raise ValueError(f"tensors must match the config, got {'; '.join(found)}: do both belong to one model?")
     for name, place in places.items():
         array = checked(name, tensors[name](), place.shape)
         node = params
@@ -74,17 +83,17 @@ def params_of(config: DecoderConfig, tensors: Mapping[str, Callable[[], np.ndarr
 
 
 def tensors_of(config: DecoderConfig, params: Mapping) -> dict[str, np.ndarray]:
-    """A checkpoint's tensors of params, in float32: the actor's and the head's; what else there is has no place in it.
+    """Returns a model's tensors, in float32, made of the actor's and the output head's params; others are left out.
 
     Raises:
-      ValueError: if one is missing or of another shape than the configuration's.
+      ValueError: if one is missing or does not have the shape that the config implies.
     """
     tensors = {}
     for name, place in layout(config).items():
-        array = params
+        array: Any = params
         for key in place.path:
             if key not in array:
-                raise ValueError(f"params must be of decoder_policy(config), got none at {'/'.join(place.path)}")
+                raise ValueError(f"params must be those of decoder_policy(config), got none at {'/'.join(place.path)}")
             array = array[key]
         array = np.asarray(jax.device_get(array), np.float32)
         array = checked(name, array.T if place.transposed else array, place.shape)
@@ -93,13 +102,15 @@ def tensors_of(config: DecoderConfig, params: Mapping) -> dict[str, np.ndarray]:
 
 
 def checked(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the array; raises ValueError if it has another shape or is not floating-point."""
     if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape} by the model's config, got {array.shape}")
+        raise ValueError(f"{name} must have shape {shape} to fit the config, got {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f"{name} must be floating-point, got {array.dtype}: quantized models are read as .gguf files")
+        raise ValueError(f"{name} must be floating-point, got {array.dtype}: load quantized models from .gguf files")
     return array
 
 
 def listed(names: set[str], most: int = 3) -> str:
+    """Returns the first names, in order, and how many more there are."""
     ordered = sorted(names)
     return ", ".join(ordered[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

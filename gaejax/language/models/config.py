@@ -1,4 +1,4 @@
-"""The shape of a decoder, in the words of Hugging Face's `config.json`."""
+"""The shape of a decoder, in the terms of Hugging Face's `config.json`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,23 +9,27 @@ ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-    """The shape of a decoder; fields are called, and mean, what they do in Hugging Face's `config.json`.
+    """The shape of a decoder. Fields have the names and meanings of Hugging Face's `config.json`.
 
     Attributes:
-      vocab_size: tokens `0 .. vocab_size - 1`.
-      hidden_size: width of the residual stream.
-      num_hidden_layers, num_attention_heads: of the trunk.
-      num_key_value_heads: shared by groups of query heads (Ainslie et al. 2023, arXiv:2305.13245); None: one each.
-      intermediate_size: width of SwiGLU (Shazeer 2020, arXiv:2002.05202); None: 4 * hidden_size.
-      head_dim: of a head; None: hidden_size / num_attention_heads.
-      max_position_embeddings: the context: steps of its episode that a step sees, and slots of the ring.
-      rope_theta: base of the rotary positions (Su et al. 2021, arXiv:2104.09864), in halves as there.
-      rms_norm_eps: of every norm (Zhang & Sennrich 2019, arXiv:1910.07467).
-      tie_word_embeddings: whether the head's weights are the embedding's.
-      qkv_bias: whether queries, keys and values have a bias (Qwen2: yes).
-      positions: "rotary", or "learned": a vector for each position, added to the embedding, which small models learn
-        the faster.
-      initializer_range: standard deviation of the first weights; None: 1 / sqrt(inputs), for small models from scratch.
+      vocab_size: Number of tokens; they are `0 .. vocab_size - 1`.
+      hidden_size: Width of the residual stream.
+      num_hidden_layers: Number of layers.
+      num_attention_heads: Number of query heads in each layer.
+      num_key_value_heads: Number of key and value heads, each shared by a group of query heads (Ainslie et al. 2023,
+        arXiv:2305.13245). None: as many as query heads.
+      intermediate_size: Width of the SwiGLU layer (Shazeer 2020, arXiv:2002.05202). None: 4 * hidden_size.
+      head_dim: Size of one head. None: hidden_size / num_attention_heads.
+      max_position_embeddings: Context length: how many steps of its episode each step attends to, and how many slots
+        the key-value cache has.
+      rope_theta: Base of the rotary positions (Su et al. 2021, arXiv:2104.09864), applied to the halves of each head.
+      rms_norm_eps: Epsilon of every RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467).
+      tie_word_embeddings: Whether the output head uses the embedding's weights.
+      qkv_bias: Whether queries, keys and values have a bias (Qwen2: yes).
+      positions: "rotary", or "learned": a vector for each position, added to the embedding. Small models learn faster
+        with the latter.
+      initializer_range: Standard deviation of the initial weights. None: 1 / sqrt(inputs), which suits small models
+        trained from scratch.
     """
 
     vocab_size: int
@@ -45,22 +49,33 @@ class DecoderConfig:
 
     @property
     def kv_heads(self) -> int:
+        """The number of key and value heads."""
         return self.num_key_value_heads or self.num_attention_heads
 
     @property
     def head_size(self) -> int:
+        """The size of one head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def model_type(self) -> str:
+        """The model family in Hugging Face's terms; as this decoder implements them, they differ in `qkv_bias` only."""
+        return "qwen2" if self.qkv_bias else "llama"
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any]) -> "DecoderConfig":
-        """That of a `config.json` of model type llama or qwen2. Raises ValueError for what this decoder does not do."""
+        """Reads the contents of a `config.json` of model type llama or qwen2.
+
+        Raises:
+          ValueError: if the model type or a setting is one that this decoder does not implement.
+        """
         kind = config.get("model_type")
         if kind not in ARCHITECTURES:
             raise ValueError(f"model_type must be {' or '.join(ARCHITECTURES)}, got {kind!r}")
         rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         config = {"rms_norm_eps": 1e-6, **rope, **config, "rope_type": rope_type}
-        unsupported = {
+        supported = {
             "rope_type": "default",
             "partial_rotary_factor": 1.0,
             "attention_bias": False,
@@ -68,24 +83,27 @@ class DecoderConfig:
             "hidden_act": "silu",
             "use_sliding_window": False,
         }
-        for name, only in unsupported.items():
+        for name, only in supported.items():
             if config.get(name, only) not in (only, None):
                 raise ValueError(f"{name} must be {only!r} for this decoder, got {config[name]!r}")
         if config.get("vocab_size") is None:
-            raise ValueError("vocab_size must be given in config.json, got none")
+            raise ValueError("config.json must give vocab_size, got none")
         fields = {field.name for field in dataclasses.fields(cls)}
         known = {name: value for name, value in config.items() if name in fields and value is not None}
         return cls(**{"qkv_bias": kind == "qwen2", **known})
 
     def to_hugging_face(self) -> dict[str, Any]:
-        """What `config.json` says of this decoder. Raises ValueError for learned positions, which no such model has."""
+        """Returns the contents of a `config.json` for this decoder.
+
+        Raises:
+          ValueError: if positions are learned: no Hugging Face model of these families has them.
+        """
         if self.positions != "rotary":
             raise ValueError(f"positions must be 'rotary' in a Hugging Face model, got {self.positions!r}")
-        kind = "qwen2" if self.qkv_bias else "llama"
         shared = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
         return {
-            "architectures": [ARCHITECTURES[kind]],
-            "model_type": kind,
+            "architectures": [ARCHITECTURES[self.model_type]],
+            "model_type": self.model_type,
             "hidden_act": "silu",
             "dtype": "float32",
             **{name: value for name, value in shared.items() if name not in ("positions", "qkv_bias")},
@@ -94,7 +112,7 @@ class DecoderConfig:
         }
 
     def validate(self) -> None:
-        """Raises ValueError, with one line that names the field, for sizes that do not fit."""
+        """Raises ValueError, naming the field, if a size is below 1 or sizes do not fit together."""
         for name in (
             "vocab_size",
             "hidden_size",

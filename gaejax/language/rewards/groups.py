@@ -1,4 +1,4 @@
-"""Baselines without a critic: responses to the same prompt are judged against each other."""
+"""Baselines without a critic: each response is scored relative to others to the same prompt."""
 
 from typing import Any, Literal
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.estimators import without_baseline
-from gaejax.language.texts import check_fresh_rows, spans
+from gaejax.language.rewards.spans import check_fresh_rows, spans
 from gaejax.rollout import Trajectory
 from gaejax.transforms import Transform
 
@@ -14,21 +14,25 @@ Baseline = Literal["rloo", "grpo", "dr_grpo"]
 
 
 def group_baseline(group_size: int, kind: Baseline = "rloo") -> Transform:
-    """Replaces the rewards of each response by one at its last token: its score relative to its group's.
+    """Replaces the rewards of each response by its score relative to its group, paid at its last token.
 
-    Rows `0 .. group_size - 1` are a group, the next as many another, and so on; with `token_environment(...,
-    group_size=)` and `fresh_rows` their first texts answer the same prompt. A row's later texts, and responses that the
-    rollout's end cuts, are masked out, so let `num_steps` be what one text needs. Give the estimator
-    `without_critic`, and the config `value_coefficient=0` and `advantage_normalization="none"`.
+    Environments `0 .. group_size - 1` are a group, the next `group_size` another, and so on; with
+    `token_environment(..., group_size=)` and `fresh_rows`, their first texts answer the same prompt. An environment's
+    later texts, and responses that the end of the rollout cuts off, are masked out, so `num_steps` should be what one
+    text needs. Use it with the estimator `without_critic`, `value_coefficient=0` and `advantage_normalization="none"`.
+
+    The info has `group_score`, the mean score, and `other_prompts`, the fraction of environments whose prompt differs
+    from that of their group's first: 0, unless the environment has another group size.
 
     Args:
-      group_size: G, responses to a prompt, at least 2.
-      kind: "rloo": the mean of the others is subtracted (Ahmadian et al. 2024, arXiv:2402.14740); "grpo": the group's
-        mean, divided by its standard deviation (Shao et al. 2024, arXiv:2402.03300); "dr_grpo": the mean alone (Liu et
-        al. 2025, arXiv:2503.20783). Fewer finished responses than two are worth 0.
+      group_size: Responses to each prompt, G, at least 2.
+      kind: "rloo" subtracts the mean score of the others (Ahmadian et al. 2024, arXiv:2402.14740); "grpo" subtracts the
+        group's mean and divides by its standard deviation (Shao et al. 2024, arXiv:2402.03300); "dr_grpo" subtracts the
+        group's mean (Liu et al. 2025, arXiv:2503.20783). With fewer than two finished responses, scores are 0.
 
-    The info has `group_score`, the mean before, and `other_prompts`, the share of rows whose prompt is not that of
-    their group's first row: 0, or the environment was given another group_size.
+    Raises:
+      ValueError: if an argument is out of range. The transform raises it at trace time if `fresh_rows` is not set or
+        `num_envs` is not a multiple of `group_size`.
     """
     if group_size < 2:
         raise ValueError(f"group_size must be at least 2, got {group_size}")
@@ -37,11 +41,11 @@ def group_baseline(group_size: int, kind: Baseline = "rloo") -> Transform:
 
     def apply(state: tuple, trajectory: Trajectory, training_state: Any) -> tuple:
         check_fresh_rows("group_baseline", training_state)
-        num_steps, num_rows = trajectory.mask.shape
-        if num_rows % group_size:
-            raise ValueError(f"num_envs must be a multiple of group_size = {group_size}, got {num_rows}")
+        num_steps, num_envs = trajectory.mask.shape
+        if num_envs % group_size:
+            raise ValueError(f"num_envs must be a multiple of group_size = {group_size}, got {num_envs}")
         where, index = spans(trajectory), jnp.arange(num_steps)[:, None]
-        end = jnp.min(jnp.where(where.complete, index, num_steps), axis=0)  # of the row's first text
+        end = jnp.min(jnp.where(where.complete, index, num_steps), axis=0)  # where each environment's first text ends
         kept = trajectory.mask & (index <= end) & (end < num_steps)
         finished = jnp.any(kept, axis=0).reshape(-1, group_size)
         scores = jnp.sum(jnp.where(kept, trajectory.rewards, 0), axis=0).reshape(-1, group_size)
@@ -58,11 +62,11 @@ def group_baseline(group_size: int, kind: Baseline = "rloo") -> Transform:
 
 
 def relative_scores(scores: jax.Array, finished: jax.Array, kind: Baseline) -> jax.Array:
-    """Scores `[groups, G]` relative to those of their group that are `finished`; 0 for the others."""
+    """Returns scores `[groups, G]` relative to the finished ones of their group; 0 for responses not `finished`."""
     count = jnp.sum(finished, axis=1, keepdims=True)
     mean = jnp.sum(jnp.where(finished, scores, 0), axis=1, keepdims=True) / jnp.maximum(count, 1)
     centred = jnp.where(finished & (count > 1), scores - mean, 0)
-    if kind == "rloo":  # score less the mean of the others
+    if kind == "rloo":  # the score minus the mean of the others
         return centred * count / jnp.maximum(count - 1, 1)
     if kind == "grpo":
         variance = jnp.sum(centred**2, axis=1, keepdims=True) / jnp.maximum(count - 1, 1)

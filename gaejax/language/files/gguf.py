@@ -1,15 +1,16 @@
-"""Models in llama.cpp's file format: configuration, weights under Hugging Face's names, tokenizer."""
+"""Models in llama.cpp's file format, with their weights under Hugging Face's names."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from gaejax.language.decoder_config import ARCHITECTURES, DecoderConfig
-from gaejax.language.packages import package
-from gaejax.language.tokenizer import Tokenizer, make_tokenizer
+from gaejax.language.files.layout import Tensors
+from gaejax.language.files.packages import package
+from gaejax.language.files.tokenizer import Tokenizer, make_tokenizer
+from gaejax.language.models.config import ARCHITECTURES, DecoderConfig
 
 NAMES = {
     "token_embd": "model.embed_tokens",
@@ -25,22 +26,34 @@ NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-# How texts are cut before their pieces are merged; the files only name it.
+# The pre-tokenizer's pattern; .gguf files hold its name only.
 QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # types of tokens
 
 
-def read_gguf(path: Path) -> tuple[DecoderConfig, dict[str, Callable[[], np.ndarray]], Tokenizer | None]:
-    """The configuration, how to read each tensor (dequantized), and the tokenizer of a .gguf file."""
+class Field(Protocol):
+    """Reads an entry of a file's metadata."""
+
+    def __call__(self, name: str, *default: Any) -> Any:
+        """Returns the entry, or the default if there is none; raises ValueError if neither is there."""
+        ...
+
+
+def read_gguf(path: Path) -> tuple[DecoderConfig, Tensors, Tokenizer | None]:
+    """Reads a .gguf file's configuration and tokenizer; its tensors are read and dequantized when called for.
+
+    Raises:
+      ValueError: if metadata are missing, or the architecture or the tokenizer is not supported.
+    """
     gguf = package("gguf")
     reader = gguf.GGUFReader(path)
     tensors = {hugging_face_name(tensor.name): tensor for tensor in reader.tensors}
 
     def field(name: str, *default: Any) -> Any:
         if name not in reader.fields and not default:
-            raise ValueError(f"path must be a model's whole .gguf file, and {path} lacks {name}")
+            raise ValueError(f"path must be a complete .gguf model, and {path} lacks {name}")
         return reader.fields[name].contents() if name in reader.fields else default[0]
 
     config = read_config(field, tensors)
@@ -56,19 +69,21 @@ def read_gguf(path: Path) -> tuple[DecoderConfig, dict[str, Callable[[], np.ndar
 
 
 def hugging_face_name(name: str) -> str:
-    """`blk.0.attn_q.weight` as `model.layers.0.self_attn.q_proj.weight`; a name that is not known stays."""
+    """Translates `blk.0.attn_q.weight` to `model.layers.0.self_attn.q_proj.weight`; unknown names stay."""
     parts = name.split(".")
     if len(parts) < 2 or (module := parts[-2]) not in NAMES:
         return name
     return ".".join([*(["model.layers", parts[1]] if parts[0] == "blk" else []), NAMES[module], parts[-1]])
 
 
-def in_halves(rows: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of queries or keys in Hugging Face's order, rotary pairs half a head apart; llama.cpp has them adjacent."""
-    return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+def in_halves(matrix: np.ndarray, heads: int) -> np.ndarray:
+    """Permutes the outputs (axis 0) of a query or key matrix to Hugging Face's order, in which the two members of a
+    rotary pair are half a head apart; llama.cpp has them adjacent."""
+    return matrix.reshape(heads, -1, 2, *matrix.shape[1:]).swapaxes(1, 2).reshape(matrix.shape)
 
 
-def read_config(field: Callable, tensors: dict[str, Any]) -> DecoderConfig:
+def read_config(field: Field, tensors: Mapping[str, Any]) -> DecoderConfig:
+    """Returns the configuration that a file's metadata and tensors describe."""
     kind = field("general.architecture")
     if kind not in ARCHITECTURES:
         raise ValueError(f"general.architecture must be {' or '.join(ARCHITECTURES)}, got {kind!r}")
@@ -97,12 +112,12 @@ def read_config(field: Callable, tensors: dict[str, Any]) -> DecoderConfig:
 
 
 def shortest(number: float) -> float:
-    """A float32 as it was written: 1e-5, not 9.99999975e-06."""
+    """Returns the shortest decimal that is this float32: 1e-5, not 9.99999975e-06."""
     return float(str(np.float32(number)))
 
 
-def read_tokenizer(field: Callable) -> Tokenizer | None:
-    """The byte-level BPE that the file holds; None if it holds no tokenizer."""
+def read_tokenizer(field: Field) -> Tokenizer | None:
+    """Returns the byte-level BPE that the file holds; None if it holds no tokenizer."""
     model, cut = field("tokenizer.ggml.model", "none"), field("tokenizer.ggml.pre", "default")
     if model in ("none", "no_vocab"):
         return None
@@ -128,7 +143,8 @@ def read_tokenizer(field: Callable) -> Tokenizer | None:
         backend.normalizer = tokenizers.normalizers.NFC()
     types = field("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     added = [(token, kind) for token, kind in zip(tokens, types, strict=True) if kind in (CONTROL, USER_DEFINED)]
-    special = lambda kind: {"normalized": False, "special": kind == CONTROL}  # noqa: E731
-    backend.add_tokens([tokenizers.AddedToken(token, **special(kind)) for token, kind in added])
-    ids = (field(f"tokenizer.ggml.{name}_token_id", None) for name in ("eos", "padding", "bos"))
-    return make_tokenizer(backend, *ids, field("tokenizer.chat_template", None))
+    backend.add_tokens(
+        [tokenizers.AddedToken(token, normalized=False, special=kind == CONTROL) for token, kind in added]
+    )
+    eos, pad, bos = (field(f"tokenizer.ggml.{name}_token_id", None) for name in ("eos", "padding", "bos"))
+    return make_tokenizer(backend, eos, pad, bos, field("tokenizer.chat_template", None))

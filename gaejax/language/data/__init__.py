@@ -1,0 +1,1 @@
+"""Prompts and texts as arrays of tokens."""

@@ -1,0 +1,1 @@
+"""Pretrained models on disk: Hugging Face folders, .gguf files, and their tokenizers."""

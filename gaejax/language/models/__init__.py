@@ -1,0 +1,1 @@
+"""Decoders as policies: their shape, sampling, low-rank adaptation, and text generation."""
