@@ -61,7 +61,9 @@ def references():
 
 
 def test_the_api_reference_names_what_exists():
-    missing = [f"{module}.{name}" for module, name in references() if not hasattr(importlib.import_module(module), name)]
+    missing = [
+        f"{module}.{name}" for module, name in references() if not hasattr(importlib.import_module(module), name)
+    ]
     assert not missing, f"remove from docs/api/: {', '.join(missing)}"
 
 
