@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gaejax import checks
-from gaejax.interop import accepts_host_arrays
+from gaejax import _checks
+from gaejax._host_arrays import accepts_host_arrays
 from gaejax.recurrence import isolated_product, reverse_linear_recurrence, solve
 
 
@@ -275,9 +275,9 @@ ESTIMATORS = {
 def segment_lengths(*, terminated: Any, truncated: Any, mask: Any = None, time_axis: int = 0) -> jax.Array:
     """The number of kept steps of the segment (episode, response) that each step belongs to, as far as the array shows
     it: floats of the flags' shape."""
-    cut = checks.as_bool("terminated", terminated) | checks.as_bool("truncated", truncated)
-    kept = jnp.ones(cut.shape) if mask is None else checks.as_bool("mask", mask).astype(jnp.float32)
-    axis = checks.time_axis("terminated", cut, time_axis)
+    cut = _checks.as_bool("terminated", terminated) | _checks.as_bool("truncated", truncated)
+    kept = jnp.ones(cut.shape) if mask is None else _checks.as_bool("mask", mask).astype(jnp.float32)
+    axis = _checks.time_axis("terminated", cut, time_axis)
     to_the_end = reverse_linear_recurrence(kept, 1.0, reset=cut, time_axis=axis)
     before = lax.slice_in_dim(cut, 0, cut.shape[axis] - 1, axis=axis)
     starts = jnp.concatenate([jnp.ones_like(lax.slice_in_dim(cut, 0, 1, axis=axis)), before], axis)
@@ -327,13 +327,11 @@ class _Steps(NamedTuple):
         return jnp.where(self.kept, self.rewards + isolated_product(self.discount, successors) - self.values, 0)
 
     def coefficient(self, name: str, value: Any) -> jax.Array:
-        value = checks.as_float(name, value).astype(self.rewards.dtype)
-        checks.broadcastable(name, value, self.rewards.shape, "rewards")
-        return value
+        return _checks.coefficient(name, value, self.rewards, "rewards")
 
     def array(self, name: str, value: Any) -> jax.Array:
-        value = checks.as_float(name, value).astype(self.rewards.dtype)
-        checks.same_shape(name, value, self.rewards.shape, "rewards")
+        value = _checks.as_float(name, value).astype(self.rewards.dtype)
+        _checks.same_shape(name, value, self.rewards.shape, "rewards")
         return value
 
     def ratios(self, log_ratios: Any) -> jax.Array:
@@ -399,21 +397,21 @@ def _checked(
     axis_name: str | None = None,
 ) -> _Steps:
     floats = dict(rewards=rewards, values=values, next_values=next_values)
-    floats = {name: checks.as_float(name, array) for name, array in floats.items()}
+    floats = {name: _checks.as_float(name, array) for name, array in floats.items()}
     dtype = jnp.result_type(*floats.values())
     rewards, values, next_values = (array.astype(dtype) for array in floats.values())
-    terminated, truncated = checks.as_bool("terminated", terminated), checks.as_bool("truncated", truncated)
-    mask = None if mask is None else checks.as_bool("mask", mask)
-    axis = checks.time_axis("rewards", rewards, time_axis)
+    terminated, truncated = _checks.as_bool("terminated", terminated), _checks.as_bool("truncated", truncated)
+    mask = None if mask is None else _checks.as_bool("mask", mask)
+    axis = _checks.time_axis("rewards", rewards, time_axis)
     arrays = dict(values=values, next_values=next_values, terminated=terminated, truncated=truncated, mask=mask)
     for name, array in arrays.items():
         if array is not None:
-            checks.same_shape(name, array, rewards.shape, "rewards")
+            _checks.same_shape(name, array, rewards.shape, "rewards")
     one_step = rewards.shape[:axis] + rewards.shape[axis + 1 :]
     final = jnp.zeros(one_step, dtype)
     if final_advantage is not None:
-        final = checks.as_float("final_advantage", final_advantage).astype(dtype)
-        checks.same_shape("final_advantage", final, one_step, "one step of rewards")
+        final = _checks.as_float("final_advantage", final_advantage).astype(dtype)
+        _checks.same_shape("final_advantage", final, one_step, "one step of rewards")
     how = (axis, method, axis_name)
     steps = _Steps(rewards, values, next_values, terminated, truncated, jnp.zeros(()), mask, final, how)
     steps = steps._replace(discount=steps.coefficient("discount", discount))
