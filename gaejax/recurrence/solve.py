@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jax.typing import ArrayLike
@@ -214,7 +215,7 @@ def _evaluate(*arguments: jax.Array, **call: Any) -> list[jax.Array]:
 @recurrence_p.def_abstract_eval
 def _shapes(*arguments: Any, shape: tuple, dtypes: tuple, batches: tuple, **call: Any) -> list:
     sizes = tuple(size for size, _ in reversed(batches))
-    return [jax.core.ShapedArray(sizes + shape, dtype) for dtype in dtypes]
+    return [ShapedArray(sizes + shape, dtype) for dtype in dtypes]
 
 
 def _batch(arguments: Sequence[jax.Array], axes: Sequence, *, batches: tuple, **call: Any) -> tuple[list, list]:
