@@ -1,31 +1,32 @@
-"""Advantage estimators: pure functions of arrays of steps, a few lines each on the recurrence.
+"""Advantage estimators: pure functions of arrays of steps, a few lines each on top of the recurrence.
 
-All have one shape: `estimator(rewards=, values=, next_values=, terminated=, truncated=, discount=, ..., mask=None)
--> (advantages, value_targets)`. What these arguments mean is said once, at `gae`.
+All have one form: `estimator(rewards=, values=, next_values=, terminated=, truncated=, discount=, ..., mask=None)
+-> (advantages, value_targets)`. The shared arguments are described at `gae`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, NotRequired, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gaejax import checks
-from gaejax.interop import accepts_host_arrays
+from gaejax import _checks
+from gaejax._host_arrays import ArrayLike, accepts_host_arrays
 from gaejax.recurrence import isolated_product, reverse_linear_recurrence, solve
 
 
 class Steps(TypedDict):
     """The arguments that all estimators share; they are described at `gae`."""
 
-    rewards: Any
-    values: Any
-    next_values: Any
-    terminated: Any
-    truncated: Any
-    discount: Any
-    mask: NotRequired[Any]
-    final_advantage: NotRequired[Any]
+    rewards: ArrayLike
+    values: ArrayLike
+    next_values: ArrayLike
+    terminated: ArrayLike
+    truncated: ArrayLike
+    discount: ArrayLike
+    mask: NotRequired[ArrayLike | None]
+    final_advantage: NotRequired[ArrayLike | None]
     time_axis: NotRequired[int]
     method: NotRequired[str]
     axis_name: NotRequired[str | None]
@@ -34,15 +35,15 @@ class Steps(TypedDict):
 @accepts_host_arrays
 def gae(
     *,
-    rewards: Any,
-    values: Any,
-    next_values: Any,
-    terminated: Any,
-    truncated: Any,
-    discount: Any,
-    gae_lambda: Any,
-    mask: Any = None,
-    final_advantage: Any = None,
+    rewards: ArrayLike,
+    values: ArrayLike,
+    next_values: ArrayLike,
+    terminated: ArrayLike,
+    truncated: ArrayLike,
+    discount: ArrayLike,
+    gae_lambda: ArrayLike,
+    mask: ArrayLike | None = None,
+    final_advantage: ArrayLike | None = None,
     time_axis: int = 0,
     method: str = "auto",
     axis_name: str | None = None,
@@ -52,39 +53,41 @@ def gae(
         delta[t] = rewards[t] + discount * (0 if terminated[t] else next_values[t]) - values[t]
         A[t]     = delta[t] + discount * gae_lambda * (0 if terminated[t] or truncated[t] else A[t + 1])
 
-    A terminated step's successor is worth 0. A truncated step's successor is real: its value is bootstrapped, while
-    the sum over later deltas stops. Where both flags are set, termination wins. Nothing behind a boundary, not even a
-    NaN, reaches an earlier advantage or a gradient.
+    The successor of a terminated step is worth 0. The successor of a truncated step is real: its value is bootstrapped,
+    and the sum over later deltas stops. Where both flags are set, termination wins. Nothing after a boundary, not even
+    a NaN, reaches an earlier advantage or a gradient.
 
-    The arrays may be JAX's, NumPy's or PyTorch tensors; what comes back is of the kind that went in. Those of NumPy
-    and PyTorch are padded to a few sizes, so that a length that changes with every batch does not compile anew every
-    time, are computed in float64 if they are, and carry no gradient.
+    The arrays may be JAX arrays, NumPy arrays or PyTorch tensors, and the results are of the same kind. NumPy arrays
+    and PyTorch tensors are padded to a few sizes, so that a length that changes with every batch does not compile anew
+    every time. They are computed in float64 if they are float64, and carry no gradient.
 
     Args:
       rewards: `[T, ...]` floats, the reward of step t.
       values: `[T, ...]` floats, the critic's value of the observation at step t.
-      next_values: `[T, ...]` floats, the value of step t's successor: at a truncated step that of the episode's final
-        observation, never of the observation after a reset. Ignored where `terminated`.
-      terminated: `[T, ...]` booleans: the successor is worth 0.
-      truncated: `[T, ...]` booleans: the episode (or its recording) was cut behind step t.
-      discount: gamma, a scalar or an array of the rewards' rank with axes of size 1 or full.
-      gae_lambda: lambda, like `discount`.
-      mask: optional `[T, ...]` booleans, true for the steps that count. A masked step is as if deleted: its reward is
-        dropped and the step before it continues with the next kept step of the segment, whose value is then read
-        instead of `next_values` (which is read at truncated steps and at the array's end). Its flags still cut.
-      final_advantage: `[...]`, the advantage behind the last step. Default: zeros. A long trajectory cut in two gives
-        the advantages of the whole when the first half is given the second half's `advantages[0]`.
-      time_axis: the axis that is time, of all these arrays: 0, or for `[B, T]` arrays 1.
-      method, axis_name: how to solve the recurrence, and the mesh axis over which time is split, if it is; see
-        `reverse_linear_recurrence`.
+      next_values: `[T, ...]` floats, the value of the successor of step t. At a truncated step this is the value of the
+        episode's final observation, never of the observation after a reset. Ignored where `terminated`.
+      terminated: `[T, ...]` booleans: the episode ended at step t, and the successor is worth 0.
+      truncated: `[T, ...]` booleans: the episode (or its recording) was cut after step t.
+      discount: Gamma, a scalar or an array of the rank of `rewards` with axes of size 1 or full size.
+      gae_lambda: Lambda, like `discount`.
+      mask: Optional `[T, ...]` booleans, true for the steps that count. A masked step is treated as if deleted: its
+        reward is dropped, and the step before it continues with the next kept step of the segment, whose value is then
+        read instead of `next_values` (which is read at truncated steps and at the end of the array). Its flags still
+        cut.
+      final_advantage: `[...]` floats, the advantage after the last step. Default: zeros. A long trajectory cut in two
+        gives the advantages of the whole if the first half is given the second half's `advantages[0]`.
+      time_axis: The axis of all these arrays that is time: 0, or 1 for `[B, T]` arrays.
+      method: How to solve the recurrence; see `reverse_linear_recurrence`.
+      axis_name: The mesh axis over which time is split, if it is; see `reverse_linear_recurrence`.
 
     Returns:
       `(advantages, value_targets)`, each `[T, ...]`; `value_targets = advantages + values` is the lambda-return. At a
-      masked step the advantage is that of the next kept step (what a cut there must carry over), the target is 0.
+      masked step the advantage is that of the next kept step (which a cut there must carry over), and the target is 0.
       Differentiable in every float argument, to any order and in both modes.
 
     Raises:
-      TypeError, ValueError: if an argument has the wrong dtype or shape; the message names it.
+      TypeError: If an argument has the wrong dtype.
+      ValueError: If an argument has the wrong shape, or `method` is unknown.
     """
     steps = _checked(
         rewards=rewards,
@@ -101,7 +104,7 @@ def gae(
     )
     gae_lambda = steps.coefficient("gae_lambda", gae_lambda)
     inputs = (steps.rewards, steps.values, steps.next_values, steps.terminated, steps.truncated, steps.discount)
-    inputs += (gae_lambda,) if mask is None else (gae_lambda, steps.mask)
+    inputs += (gae_lambda,) if steps.mask is None else (gae_lambda, steps.mask)
     return solve(_gae_terms, _gae_results, inputs, steps.final, *steps.how)
 
 
@@ -119,165 +122,263 @@ def _gae_terms(
     return jnp.where(mask, delta, 0), jnp.where(mask, discount * gae_lambda, 1), jnp.logical_or(terminated, truncated)
 
 
-def _gae_results(advantage: Any, rewards: Any, values: Any, *rest: Any) -> tuple:
-    mask = rest[5] if len(rest) == 6 else True
+def _gae_results(
+    advantage: Any,
+    rewards: Any,
+    values: Any,
+    next_values: Any,
+    terminated: Any,
+    truncated: Any,
+    discount: Any,
+    gae_lambda: Any,
+    mask: Any = True,
+) -> tuple:
     return advantage, jnp.where(mask, advantage + values, 0)
 
 
-def td_lambda(*, trace_lambda: Any, **steps: Unpack[Steps]) -> tuple[Any, Any]:
-    """The lambda-return (Sutton & Barto 2018, equation 12.18) as `value_targets`, and what it has over `values`.
+def td_lambda(*, trace_lambda: ArrayLike, **steps: Unpack[Steps]) -> tuple[Any, Any]:
+    """The lambda-return (Sutton & Barto 2018, equation 12.18) as `value_targets`, and its excess over `values`.
 
-    It is GAE by its other name: `advantages + values = G[t] = r + discount * ((1 - lambda) * V' + lambda * G[t + 1])`,
-    where within a segment `V'`, the next value, is the next step's `values`.
-    With `values` and `next_values` the largest action values it is Peng's Q(lambda), the target of PQN.
+    It is GAE by another name: `advantages + values = G[t] = r + discount * ((1 - lambda) * V' + lambda * G[t + 1])`,
+    where within a segment `V'`, the next value, is the value of the next step. If `values` and `next_values` are the
+    largest action values, it is Peng's Q(lambda), the target of PQN.
+
+    Args:
+      trace_lambda: Lambda, a scalar or an array like `discount`.
+      **steps: See `gae`.
+
+    Returns:
+      `(advantages, value_targets)`, as `gae`.
     """
     return gae(gae_lambda=trace_lambda, **steps)
 
 
 def monte_carlo(**steps: Unpack[Steps]) -> tuple[Any, Any]:
-    """The discounted return to the segment's end, bootstrapped only where it is cut: GAE with lambda 1."""
+    """The discounted return to the end of the segment, bootstrapped only where it is cut: GAE with lambda 1.
+
+    Args:
+      **steps: See `gae`.
+
+    Returns:
+      `(advantages, value_targets)`, as `gae`.
+    """
     return gae(gae_lambda=1.0, **steps)
 
 
 @accepts_host_arrays
 def n_step(*, n: int, **steps: Unpack[Steps]) -> tuple[Any, Any]:
-    """The n-step return, `n` rewards and then the value (Sutton & Barto 2018, equation 7.1); fewer where the segment or
-    the array ends. `n` is static; takes no `final_advantage`."""
+    """The n-step return: `n` rewards and then the value (Sutton & Barto 2018, equation 7.1).
+
+    It has fewer rewards where the segment or the array ends.
+
+    Args:
+      n: The number of rewards, static and at least 1.
+      **steps: See `gae`, without `final_advantage`.
+
+    Returns:
+      `(advantages, value_targets)`, as `gae`; both are 0 at masked steps.
+    """
     if n < 1 or steps.get("final_advantage") is not None:
         raise ValueError(f"n_step needs an n of at least 1 and no final_advantage, got n={n}")
-    steps = _checked(**steps)
+    given = _checked(**steps)
 
     def one_more(advantages: jax.Array, _: None) -> tuple:
-        following = jnp.where(steps.cut, 0, steps.following(advantages, steps.final))
-        return steps.deltas + isolated_product(steps.discount, following), None
+        following = jnp.where(given.cut, 0, given.following(advantages, given.final))
+        return given.deltas + isolated_product(given.discount, following), None
 
-    advantages = lax.scan(one_more, steps.deltas, length=n - 1)[0]
-    return steps.results(advantages, advantages)
+    advantages = lax.scan(one_more, given.deltas, length=n - 1)[0]
+    return given.results(advantages, advantages)
 
 
 @accepts_host_arrays
 def vtrace(
-    *, log_ratios: Any, gae_lambda: Any = 1.0, clip_rho: float = 1.0, clip_c: float = 1.0, **steps: Unpack[Steps]
+    *,
+    log_ratios: ArrayLike,
+    gae_lambda: ArrayLike = 1.0,
+    clip_rho: float = 1.0,
+    clip_c: float = 1.0,
+    **steps: Unpack[Steps],
 ) -> tuple[Any, Any]:
     """V-trace (Espeholt et al. 2018, arXiv:1802.01561, equation 1 and section 4.2, with the lambda of remark 2).
 
     Args:
-      log_ratios: `[T, ...]` floats, log pi(a|s) - log mu(a|s) of the taken actions.
-      gae_lambda: shortens the traces. With `log_ratios` 0 the estimator is GAE with this lambda.
-      clip_rho, clip_c: the largest weights of a step's delta and of what follows it; `clip_c <= clip_rho`.
-      **steps: see `gae`. `final_advantage` is `value_targets - values` behind the last step.
+      log_ratios: `[T, ...]` floats, log pi(a|s) - log mu(a|s) of the actions taken.
+      gae_lambda: Shortens the traces. If `log_ratios` are 0, the estimator is GAE with this lambda.
+      clip_rho: The largest weight of a step's delta.
+      clip_c: The largest weight of what follows it; at most `clip_rho`.
+      **steps: See `gae`. `final_advantage` is `value_targets - values` after the last step.
 
     Returns:
       `(advantages, value_targets)`: the weighted policy-gradient advantages, and v_s. Both are 0 at masked steps.
     """
-    steps = _checked(**steps)
-    gae_lambda, ratios = steps.coefficient("gae_lambda", gae_lambda), steps.ratios(log_ratios)
+    given = _checked(**steps)
+    gae_lambda, ratios = given.coefficient("gae_lambda", gae_lambda), given.ratios(log_ratios)
     rho, c = jnp.minimum(ratios, clip_rho), jnp.minimum(ratios, clip_c)
-    corrections = steps.recurrence(rho * steps.deltas, steps.discount * gae_lambda * c)
-    behind = jnp.where(steps.cut, 0, steps.shifted(corrections, steps.final))
-    advantages = rho * (steps.deltas + isolated_product(steps.discount * gae_lambda, behind))
-    return steps.results(advantages, corrections)
+    corrections = given.recurrence(rho * given.deltas, given.discount * gae_lambda * c)
+    after = jnp.where(given.cut, 0, given.shifted(corrections, given.final))
+    advantages = rho * (given.deltas + isolated_product(given.discount * gae_lambda, after))
+    return given.results(advantages, corrections)
 
 
 @accepts_host_arrays
-def retrace(*, action_values: Any, log_ratios: Any, trace_lambda: Any = 1.0, **steps: Unpack[Steps]) -> tuple[Any, Any]:
+def retrace(
+    *, action_values: ArrayLike, log_ratios: ArrayLike, trace_lambda: ArrayLike = 1.0, **steps: Unpack[Steps]
+) -> tuple[Any, Any]:
     """Retrace(lambda) (Munos et al. 2016, arXiv:1606.02647, equations 3 and 4): traces lambda * min(1, pi / mu).
 
     Args:
-      action_values: `[T, ...]` floats, Q of the taken actions. `values` and `next_values` are the policy's expectations
+      action_values: `[T, ...]` floats, Q of the actions taken. `values` and `next_values` are the policy's expectations
         of Q at the observation and at its successor.
-      log_ratios: `[T, ...]` floats, log pi(a|s) - log mu(a|s) of the taken actions.
-      **steps: see `gae`. `final_advantage` is trace * (target - action value) behind the last step.
+      log_ratios: `[T, ...]` floats, log pi(a|s) - log mu(a|s) of the actions taken.
+      trace_lambda: Lambda, a scalar or an array like `discount`.
+      **steps: See `gae`. `final_advantage` is trace * (target - action value) after the last step.
 
     Returns:
-      `(advantages, value_targets)`: targets of the action values, and what they have over `values`; 0 at masked steps.
+      `(advantages, value_targets)`: targets of the action values, and their excess over `values`; 0 at masked steps.
     """
-    steps = _checked(**steps)
-    traces = steps.coefficient("trace_lambda", trace_lambda) * jnp.minimum(steps.ratios(log_ratios), 1)
-    return _action_value_targets(steps, steps.array("action_values", action_values), traces)
+    given = _checked(**steps)
+    traces = given.coefficient("trace_lambda", trace_lambda) * jnp.minimum(given.ratios(log_ratios), 1)
+    return _action_value_targets(given, given.array("action_values", action_values), traces)
 
 
 @accepts_host_arrays
-def q_lambda(*, action_values: Any, trace_lambda: Any, **steps: Unpack[Steps]) -> tuple[Any, Any]:
+def q_lambda(*, action_values: ArrayLike, trace_lambda: ArrayLike, **steps: Unpack[Steps]) -> tuple[Any, Any]:
     """Q(lambda) with off-policy corrections (Harutyunyan et al. 2016, arXiv:1602.04951): `retrace` with traces lambda.
 
-    (For Peng's Q(lambda), which is a lambda-return, see `td_lambda`.)
+    Peng's Q(lambda) is another estimator, a lambda-return: see `td_lambda`.
+
+    Args:
+      action_values: `[T, ...]` floats, Q of the actions taken, as in `retrace`.
+      trace_lambda: Lambda, a scalar or an array like `discount`.
+      **steps: See `gae`. `final_advantage` is trace * (target - action value) after the last step.
+
+    Returns:
+      `(advantages, value_targets)`, as `retrace`.
     """
-    steps = _checked(**steps)
-    traces = steps.coefficient("trace_lambda", trace_lambda)
-    return _action_value_targets(steps, steps.array("action_values", action_values), traces)
+    given = _checked(**steps)
+    traces = given.coefficient("trace_lambda", trace_lambda)
+    return _action_value_targets(given, given.array("action_values", action_values), traces)
 
 
-def _action_value_targets(steps: "_Steps", action_values: jax.Array, traces: jax.Array) -> tuple:
-    deltas = steps.deltas + jnp.where(steps.kept, steps.values - action_values, 0)
+def _action_value_targets(given: "_Steps", action_values: jax.Array, traces: jax.Array) -> tuple:
+    deltas = given.deltas + jnp.where(given.kept, given.values - action_values, 0)
     # y = trace * (target - action value): what the step before takes over, weighted by this step's trace.
-    taken_over = steps.recurrence(traces * deltas, steps.discount * traces)
-    behind = jnp.where(steps.cut, 0, steps.shifted(taken_over, steps.final))
-    targets = action_values + deltas + isolated_product(steps.discount, behind)
-    return steps.results(targets - steps.values, targets - steps.values)
+    taken_over = given.recurrence(traces * deltas, given.discount * traces)
+    after = jnp.where(given.cut, 0, given.shifted(taken_over, given.final))
+    targets = action_values + deltas + isolated_product(given.discount, after)
+    return given.results(targets - given.values, targets - given.values)
 
 
 @accepts_host_arrays
 def upgo(**steps: Unpack[Steps]) -> tuple[Any, Any]:
-    """UPGO (Vinyals et al. 2019, "Grandmaster level in StarCraft II", methods): follows the return as long as it goes
-    better than the critic expects, `r[t + 1] + discount * V[t + 2] >= V[t + 1]`, and bootstraps where it does not."""
-    steps = _checked(**steps)
-    worse = steps.following(steps.deltas, jnp.zeros_like(steps.final)) < 0
-    advantages = steps.recurrence(steps.deltas, steps.discount, reset=steps.cut | (steps.kept & worse))
-    return steps.results(advantages, advantages)
+    """UPGO (Vinyals et al. 2019, "Grandmaster level in StarCraft II", methods).
+
+    Follows the return for as long as it goes better than the critic expects,
+    `r[t + 1] + discount * V[t + 2] >= V[t + 1]`, and bootstraps where it does not.
+
+    Args:
+      **steps: See `gae`.
+
+    Returns:
+      `(advantages, value_targets)`, as `gae`; both are 0 at masked steps.
+    """
+    given = _checked(**steps)
+    worse = given.following(given.deltas, jnp.zeros_like(given.final)) < 0
+    advantages = given.recurrence(given.deltas, given.discount, reset=given.cut | (given.kept & worse))
+    return given.results(advantages, advantages)
 
 
 @accepts_host_arrays
-def decoupled_gae(*, gae_lambda: Any, value_lambda: Any = 1.0, **steps: Unpack[Steps]) -> tuple[Any, Any]:
-    """GAE with a lambda for the advantages and another for the value targets, in one pass (VC-PPO, Yuan et al. 2025,
-    arXiv:2503.01491). `final_advantage` goes into both."""
-    steps = _checked(**steps)
-    lambdas = [steps.coefficient("gae_lambda", gae_lambda), steps.coefficient("value_lambda", value_lambda)]
-    decays = [jnp.broadcast_to(steps.discount * each, steps.rewards.shape) for each in lambdas]
-    both = jax.vmap(steps.recurrence, (None, 0), -1)(steps.deltas, jnp.stack(decays))
-    return steps.results(both[..., 0], both[..., 1])
+def decoupled_gae(*, gae_lambda: ArrayLike, value_lambda: ArrayLike = 1.0, **steps: Unpack[Steps]) -> tuple[Any, Any]:
+    """GAE with one lambda for the advantages and another for the value targets (VC-PPO, Yuan et al. 2025,
+    arXiv:2503.01491), computed in one pass.
+
+    Args:
+      gae_lambda: The lambda of the advantages.
+      value_lambda: The lambda of the value targets.
+      **steps: See `gae`. `final_advantage` goes into both.
+
+    Returns:
+      `(advantages, value_targets)`, as `gae`; both are 0 at masked steps.
+    """
+    given = _checked(**steps)
+    lambdas = [given.coefficient("gae_lambda", gae_lambda), given.coefficient("value_lambda", value_lambda)]
+    decays = [jnp.broadcast_to(given.discount * each, given.rewards.shape) for each in lambdas]
+    both = jax.vmap(given.recurrence, (None, 0), -1)(given.deltas, jnp.stack(decays))
+    return given.results(both[..., 0], both[..., 1])
 
 
 @accepts_host_arrays
-def weight_corrected_gae(*, gae_lambda: Any, **steps: Unpack[Steps]) -> tuple[Any, Any]:
-    """GAE whose weights over the k-step estimators are lambda**(k - 1) up to the segment's end, and sum to 1.
+def weight_corrected_gae(*, gae_lambda: ArrayLike, **steps: Unpack[Steps]) -> tuple[Any, Any]:
+    """GAE whose weights over the k-step estimators are lambda**(k - 1) up to the end of the segment, and sum to 1.
 
-    Plain GAE gives all the weight of the missing longer estimators to the longest one, lambda**(K - 1) against
+    Plain GAE gives all the weight of the missing longer estimators to the longest one, lambda**(K - 1) instead of
     (1 - lambda) * lambda**(K - 1) (Doering et al. 2026, arXiv:2602.03386; written from that observation).
-    Takes no `final_advantage`.
+
+    Args:
+      gae_lambda: Lambda, a scalar or an array like `discount`.
+      **steps: See `gae`, without `final_advantage`.
+
+    Returns:
+      `(advantages, value_targets)`, as `gae`; both are 0 at masked steps.
     """
     if steps.get("final_advantage") is not None:
         raise ValueError("weight_corrected_gae takes no final_advantage: weights do not carry over a cut")
-    steps = _checked(**steps)
-    gae_lambda = steps.coefficient("gae_lambda", gae_lambda)
-    weights = steps.recurrence(jnp.where(steps.kept, jnp.ones_like(steps.deltas), 0), gae_lambda)
-    sums = steps.recurrence(weights * steps.deltas, steps.discount * gae_lambda)
+    given = _checked(**steps)
+    gae_lambda = given.coefficient("gae_lambda", gae_lambda)
+    weights = given.recurrence(jnp.where(given.kept, jnp.ones_like(given.deltas), 0), gae_lambda)
+    sums = given.recurrence(weights * given.deltas, given.discount * gae_lambda)
     advantages = sums / jnp.maximum(weights, 1)
-    return steps.results(advantages, advantages)
+    return given.results(advantages, advantages)
 
 
-def partial_gae(*, keep: int, gae_lambda: Any, **steps: Unpack[Steps]) -> tuple[Any, Any]:
-    """GAE of the first `keep` steps only: the sums of the last ones are cut short by the rollout's end, which biases
-    them (Song et al. 2023, arXiv:2301.10920). Returns `[keep, ...]`; slice the batch in the same way."""
-    axis = steps.get("time_axis", 0)
-    return tuple(
-        array[(slice(None),) * (axis % array.ndim) + (slice(keep),)] for array in gae(gae_lambda=gae_lambda, **steps)
-    )
+def partial_gae(*, keep: int, gae_lambda: ArrayLike, **steps: Unpack[Steps]) -> tuple[Any, Any]:
+    """GAE of the first `keep` steps only (Song et al. 2023, arXiv:2301.10920).
+
+    The end of the rollout cuts short the sums of the last steps, which biases them.
+
+    Args:
+      keep: The number of steps to return.
+      gae_lambda: Lambda, a scalar or an array like `discount`.
+      **steps: See `gae`.
+
+    Returns:
+      `(advantages, value_targets)`, each `[keep, ...]`; slice the batch in the same way.
+    """
+    advantages, value_targets = gae(gae_lambda=gae_lambda, **steps)
+    first = (slice(None),) * (steps.get("time_axis", 0) % advantages.ndim) + (slice(keep),)
+    return advantages[first], value_targets[first]
 
 
-ESTIMATORS = {
-    each.__name__: each
-    for each in (gae, td_lambda, monte_carlo, vtrace, retrace, q_lambda, upgo, decoupled_gae, weight_corrected_gae)
+ESTIMATORS: dict[str, Callable[..., tuple[Any, Any]]] = {
+    "gae": gae,
+    "td_lambda": td_lambda,
+    "monte_carlo": monte_carlo,
+    "vtrace": vtrace,
+    "retrace": retrace,
+    "q_lambda": q_lambda,
+    "upgo": upgo,
+    "decoupled_gae": decoupled_gae,
+    "weight_corrected_gae": weight_corrected_gae,
 }
-"""Those that need no argument of their own beside `Steps`, a lambda and what a rollout knows, by name."""
+"""The estimators that need nothing but `Steps`, a lambda and what a rollout knows, by name."""
 
 
-def segment_lengths(*, terminated: Any, truncated: Any, mask: Any = None, time_axis: int = 0) -> jax.Array:
-    """The number of kept steps of the segment (episode, response) that each step belongs to, as far as the array shows
-    it: floats of the flags' shape."""
-    cut = checks.as_bool("terminated", terminated) | checks.as_bool("truncated", truncated)
-    kept = jnp.ones(cut.shape) if mask is None else checks.as_bool("mask", mask).astype(jnp.float32)
-    axis = checks.time_axis("terminated", cut, time_axis)
+def segment_lengths(
+    *, terminated: ArrayLike, truncated: ArrayLike, mask: ArrayLike | None = None, time_axis: int = 0
+) -> jax.Array:
+    """Returns the number of kept steps of the segment (episode, response) that each step belongs to.
+
+    Args:
+      terminated, truncated, mask, time_axis: As in `gae`. Segments are counted as far as the array shows them.
+
+    Returns:
+      Floats with the shape of the flags.
+    """
+    ended = _checks.as_bool("terminated", terminated)
+    cut = ended | _checks.as_bool("truncated", truncated)
+    kept = jnp.ones(cut.shape) if mask is None else _checks.as_bool("mask", mask).astype(jnp.float32)
+    axis = _checks.time_axis("terminated", ended, time_axis)
     to_the_end = reverse_linear_recurrence(kept, 1.0, reset=cut, time_axis=axis)
     before = lax.slice_in_dim(cut, 0, cut.shape[axis] - 1, axis=axis)
     starts = jnp.concatenate([jnp.ones_like(lax.slice_in_dim(cut, 0, 1, axis=axis)), before], axis)
@@ -287,20 +388,37 @@ def segment_lengths(*, terminated: Any, truncated: Any, mask: Any = None, time_a
     return to_the_end + from_the_start - kept
 
 
-def length_adaptive_lambda(lengths: Any, alpha: float = 0.05, floor: float = 0.0) -> jax.Array:
-    """lambda = 1 - 1 / (alpha * length), at least `floor` (VAPO, Yue et al. 2025, arXiv:2504.05118, equation 10): the
-    weights' reach grows with the response. Without a floor it is 0 up to a length of `1 / alpha`."""
+def length_adaptive_lambda(lengths: ArrayLike, alpha: float = 0.05, floor: float = 0.0) -> jax.Array:
+    """Returns lambda = 1 - 1 / (alpha * length), at least `floor` (VAPO, Yue et al. 2025, arXiv:2504.05118, equation
+    10): the reach of the weights grows with the response.
+
+    Args:
+      lengths: The lengths of the responses, in steps, of any shape.
+      alpha: The reach in proportion to the length.
+      floor: The least lambda. Without one, lambda is 0 for lengths of up to `1 / alpha`.
+
+    Returns:
+      Floats with the shape of `lengths`.
+    """
     return jnp.maximum(1 - 1 / (alpha * jnp.maximum(jnp.asarray(lengths, jnp.float32), 1)), floor)
 
 
-def relative_position_lambda(lengths: Any, fraction: float) -> jax.Array:
-    """lambda = fraction ** (1 / (length - 1)): the last step's delta reaches the first with weight `fraction`, however
-    long the response."""
+def relative_position_lambda(lengths: ArrayLike, fraction: float) -> jax.Array:
+    """Returns lambda = fraction ** (1 / (length - 1)): the delta of the last step reaches the first step with the
+    weight `fraction`, however long the response is.
+
+    Args:
+      lengths: The lengths of the responses, in steps, of any shape.
+      fraction: The weight, between 0 and 1.
+
+    Returns:
+      Floats with the shape of `lengths`.
+    """
     return jnp.asarray(fraction, jnp.float32) ** (1 / jnp.maximum(jnp.asarray(lengths, jnp.float32) - 1, 1))
 
 
 class _Steps(NamedTuple):
-    """Checked arguments, of one float dtype; with a mask, `next_values` are those of the next kept steps."""
+    """Checked arguments of one float dtype; with a mask, `next_values` are the values of the next kept steps."""
 
     rewards: jax.Array
     values: jax.Array
@@ -310,7 +428,7 @@ class _Steps(NamedTuple):
     discount: jax.Array
     mask: jax.Array | None
     final: jax.Array
-    how: tuple  # time axis, method, axis name
+    how: tuple[int, str, str | None]  # time axis, method, axis name
 
     @property
     def kept(self) -> jax.Array | bool:
@@ -327,20 +445,18 @@ class _Steps(NamedTuple):
         return jnp.where(self.kept, self.rewards + isolated_product(self.discount, successors) - self.values, 0)
 
     def coefficient(self, name: str, value: Any) -> jax.Array:
-        value = checks.as_float(name, value).astype(self.rewards.dtype)
-        checks.broadcastable(name, value, self.rewards.shape, "rewards")
-        return value
+        return _checks.coefficient(name, value, self.rewards, "rewards")
 
     def array(self, name: str, value: Any) -> jax.Array:
-        value = checks.as_float(name, value).astype(self.rewards.dtype)
-        checks.same_shape(name, value, self.rewards.shape, "rewards")
-        return value
+        array = _checks.as_float(name, value).astype(self.rewards.dtype)
+        _checks.same_shape(name, array, self.rewards.shape, "rewards")
+        return array
 
     def ratios(self, log_ratios: Any) -> jax.Array:
         return jnp.exp(jnp.where(self.kept, self.array("log_ratios", log_ratios), 0))
 
     def recurrence(self, drive: jax.Array, decay: jax.Array, reset: jax.Array | None = None) -> jax.Array:
-        """Passes over masked steps, and stops at the flags."""
+        """Solves the recurrence, which passes over masked steps and stops at the flags."""
         axis, method, axis_name = self.how
         return reverse_linear_recurrence(
             jnp.where(self.kept, drive, 0),
@@ -353,7 +469,7 @@ class _Steps(NamedTuple):
         )
 
     def shifted(self, x: jax.Array, end: jax.Array) -> jax.Array:
-        """`x` of the next step, and `end` behind the last."""
+        """Returns `x` of the next step, and `end` after the last."""
         axis, _, axis_name = self.how
         if axis_name is not None:
             size, here = lax.axis_size(axis_name), lax.axis_index(axis_name)
@@ -364,7 +480,7 @@ class _Steps(NamedTuple):
         return jnp.concatenate([later, jnp.expand_dims(end, axis)], axis)
 
     def following(self, x: jax.Array, end: jax.Array, at_cuts: Any = 0.0) -> jax.Array:
-        """`x` of the next kept step of the segment; `end` behind the last; `at_cuts` where a masked step ends it."""
+        """Returns `x` of the segment's next kept step; `end` after the last; `at_cuts` where a masked step ends it."""
         if self.mask is None:
             return self.shifted(x, end)
         axis, method, axis_name = self.how
@@ -380,46 +496,52 @@ class _Steps(NamedTuple):
         return self.shifted(arriving, end)
 
     def results(self, advantages: jax.Array, corrections: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """`(advantages, values + corrections)`, 0 at masked steps."""
+        """Returns `(advantages, values + corrections)`, 0 at masked steps."""
         return jnp.where(self.kept, advantages, 0), jnp.where(self.kept, self.values + corrections, 0)
 
 
 def _checked(
     *,
-    rewards: Any,
-    values: Any,
-    next_values: Any,
-    terminated: Any,
-    truncated: Any,
-    discount: Any,
-    mask: Any = None,
-    final_advantage: Any = None,
+    rewards: ArrayLike,
+    values: ArrayLike,
+    next_values: ArrayLike,
+    terminated: ArrayLike,
+    truncated: ArrayLike,
+    discount: ArrayLike,
+    mask: ArrayLike | None = None,
+    final_advantage: ArrayLike | None = None,
     time_axis: int = 0,
     method: str = "auto",
     axis_name: str | None = None,
 ) -> _Steps:
-    floats = dict(rewards=rewards, values=values, next_values=next_values)
-    floats = {name: checks.as_float(name, array) for name, array in floats.items()}
+    given = dict(rewards=rewards, values=values, next_values=next_values)
+    floats = {name: _checks.as_float(name, array) for name, array in given.items()}
     dtype = jnp.result_type(*floats.values())
-    rewards, values, next_values = (array.astype(dtype) for array in floats.values())
-    terminated, truncated = checks.as_bool("terminated", terminated), checks.as_bool("truncated", truncated)
-    mask = None if mask is None else checks.as_bool("mask", mask)
-    axis = checks.time_axis("rewards", rewards, time_axis)
-    arrays = dict(values=values, next_values=next_values, terminated=terminated, truncated=truncated, mask=mask)
-    for name, array in arrays.items():
-        if array is not None:
-            checks.same_shape(name, array, rewards.shape, "rewards")
-    one_step = rewards.shape[:axis] + rewards.shape[axis + 1 :]
+    reward, value, next_value = (array.astype(dtype) for array in floats.values())
+    flags = dict(terminated=terminated, truncated=truncated) | ({} if mask is None else dict(mask=mask))
+    booleans = {name: _checks.as_bool(name, array) for name, array in flags.items()}
+    axis = _checks.time_axis("rewards", reward, time_axis)
+    for name, array in dict(values=value, next_values=next_value, **booleans).items():
+        _checks.same_shape(name, array, reward.shape, "rewards")
+    one_step = reward.shape[:axis] + reward.shape[axis + 1 :]
     final = jnp.zeros(one_step, dtype)
     if final_advantage is not None:
-        final = checks.as_float("final_advantage", final_advantage).astype(dtype)
-        checks.same_shape("final_advantage", final, one_step, "one step of rewards")
-    how = (axis, method, axis_name)
-    steps = _Steps(rewards, values, next_values, terminated, truncated, jnp.zeros(()), mask, final, how)
-    steps = steps._replace(discount=steps.coefficient("discount", discount))
-    if mask is None:
+        final = _checks.as_float("final_advantage", final_advantage).astype(dtype)
+        _checks.same_shape("final_advantage", final, one_step, "one step of rewards")
+    steps = _Steps(
+        reward,
+        value,
+        next_value,
+        booleans["terminated"],
+        booleans["truncated"],
+        _checks.coefficient("discount", discount, reward, "rewards"),
+        booleans.get("mask"),
+        final,
+        (axis, method, axis_name),
+    )
+    if steps.mask is None:
         return steps
-    last = lax.index_in_dim(next_values, -1, axis, keepdims=False)
-    bootstrap = jnp.where(terminated, 0, next_values)  # of a segment that ends at a masked step
-    following = steps.following(values, last, at_cuts=bootstrap)
-    return steps._replace(next_values=jnp.where(truncated, next_values, following))
+    last = lax.index_in_dim(next_value, -1, axis, keepdims=False)
+    bootstrap = jnp.where(steps.terminated, 0, next_value)  # of a segment that ends at a masked step
+    following = steps.following(value, last, at_cuts=bootstrap)
+    return steps._replace(next_values=jnp.where(steps.truncated, next_value, following))

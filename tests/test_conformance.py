@@ -1,5 +1,8 @@
 """The conformance suite: right GAEs pass, and each of many wrong ones is caught with its cause."""
 
+import ast
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 
 import gaejax
 from gaejax.recurrence import METHODS
-from gaejax.testing import FEATURES, check_gae
+from gaejax.testing import FEATURES, check_gae, reference
 
 GAE = jax.jit(gaejax.gae)
 
@@ -286,3 +289,12 @@ def test_what_raises_or_has_another_shape_is_reported_not_raised():
     assert "shape of rewards" in check_gae(lambda **steps: (steps["rewards"][0], steps["rewards"])).failures[0].cause
     with pytest.raises(ValueError, match="features must be among"):
         check_gae(gaejax.gae, "masks")
+
+
+def test_the_reference_imports_nothing_that_it_judges():
+    tree = ast.parse(Path(reference.__file__).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert {name for node in imports for name in ([node.module] if isinstance(node, ast.ImportFrom) else [])} == {
+        "typing"
+    }
+    assert {alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names} == {"numpy"}

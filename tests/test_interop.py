@@ -1,4 +1,4 @@
-"""Arrays of NumPy and PyTorch: their kind comes back, and lengths that change do not compile anew."""
+"""NumPy arrays and PyTorch tensors: results are of their kind, and lengths that change do not compile anew."""
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +62,20 @@ def test_errors_speak_of_what_was_given():
         gaejax.gae(**{**steps, "values": np.zeros((14, 3), np.float32)}, discount=0.9, gae_lambda=0.8)
     with pytest.raises(TypeError, match="rewards must be floating-point, got int"):
         gaejax.gae(**{**steps, "rewards": np.zeros((13, 3), int)}, discount=0.9, gae_lambda=0.8)
+    with pytest.raises(ValueError, match=r"discount must be a scalar or have the rank of rewards, \(13, 3\)"):
+        gaejax.gae(**steps, discount=np.full(13, 0.9, np.float32), gae_lambda=0.8)
+    with pytest.raises(ValueError, match=r"final_advantage must have the shape of one step of rewards, \(3,\)"):
+        gaejax.gae(**steps, discount=0.9, gae_lambda=0.8, final_advantage=np.zeros((13, 3), np.float32))
+    with pytest.raises(TypeError, match="discount must be an array, got str"):
+        gaejax.gae(**steps, discount="0.9", gae_lambda=0.8)
+    with pytest.raises(TypeError, match="mask must be an array, got dict"):
+        gaejax.gae(**steps, discount=0.9, gae_lambda=0.8, mask={})
+
+
+def test_lists_among_arrays_are_arrays():
+    steps = steps_of(5)
+    listed = {**steps, "terminated": steps["terminated"].tolist()}
+    np.testing.assert_allclose(gaejax.gae(**listed, discount=0.9, gae_lambda=0.8), expected(steps), atol=1e-6)
 
 
 def test_within_a_program_numpy_constants_are_constants():

@@ -4,12 +4,13 @@ import subprocess
 import sys
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import gaejax
-from gaejax.recurrence import METHODS, choose
+from gaejax.recurrence import METHODS, choose, tpu
 
 SHAPES = [
     ((37, 5), 0),
@@ -161,6 +162,40 @@ def test_a_program_lowered_for_tpu_holds_the_kernel_and_one_for_cpu_does_not():
     assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
     assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()
     assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_a_program_exported_from_here_for_a_tpu_holds_the_kernel_vmapped_too():
+    drives = jax.ShapeDtypeStruct((2, 128, 256), jnp.float32)
+    program = jax.jit(jax.vmap(lambda drive: gaejax.reverse_linear_recurrence(drive, 0.9)))
+    for platforms, kernel in ((("tpu",), True), (("cpu",), False), (("cuda",), False)):
+        module = jax.export.export(program, platforms=platforms)(drives).mlir_module()
+        assert ("tpu_custom_call" in module) == kernel, platforms
+
+
+def test_only_the_method_of_the_platform_is_traced(monkeypatch):
+    def refused(*_):
+        raise AssertionError("traced on a CPU")
+
+    for name in ("pallas", "pallas_lanes"):
+        monkeypatch.setattr(tpu, name, refused)
+    assert choose("tpu", (128, 77), 0) == "pallas"
+    gaejax.reverse_linear_recurrence(jnp.ones((128, 77)), 0.9)
+
+
+@pytest.mark.parametrize("out_axis", [0, 2])
+def test_batches_of_batches_equal_loops_with_and_without_jit(out_axis):
+    given = problem((6, 2), 0)
+    decays = jnp.linspace(0, 1, 12).reshape(3, 4)
+
+    def one(drive, decay):
+        return gaejax.reverse_linear_recurrence(drive, decay, given["initial"], reset=given["reset"])
+
+    drives = given["drive"] * jnp.arange(1.0, 5)[:, None, None]
+    expected = np.array([[one(drive, decay) for drive, decay in zip(drives, row, strict=True)] for row in decays])
+    batched = jax.vmap(jax.vmap(one), (None, 0), out_axis)
+    np.testing.assert_allclose(np.moveaxis(batched(drives, decays), out_axis, 0), expected, atol=1e-6)
+    with jax.disable_jit():
+        np.testing.assert_allclose(np.moveaxis(batched(drives, decays), out_axis, 0), expected, atol=1e-6)
 
 
 def test_an_unknown_method_or_axis_is_named():

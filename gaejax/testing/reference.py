@@ -1,4 +1,4 @@
-"""GAE in float64, from its definition."""
+"""GAE in float64, from its definition. Imports nothing from the package, so that it can be compared with all of it."""
 
 from typing import Any
 
@@ -15,32 +15,48 @@ def reference_gae(
     discount: Any,
     gae_lambda: Any,
     mask: Any = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """GAE in float64 by the forward view: for each step, the weighted sum of the deltas up to its segment's end
-    (Schulman et al. 2016, equation 16). Slow, and without a recurrence that could be wrong. Arrays `[T, N]`.
+    final_advantage: Any = None,
+) -> tuple[Any, Any]:
+    """Computes GAE by the forward view: for each step, the weighted sum of the deltas up to the end of its segment
+    (Schulman et al. 2016, equation 16). Slow, and without a recurrence that could be wrong.
 
-    With `mask`, masked steps are deleted: only kept steps are summed, and a kept step's successor is the next one.
+    Args:
+      rewards, values, next_values, terminated, truncated, discount, gae_lambda, mask, final_advantage: As in
+        `gaejax.gae`, with arrays `[T, N]`. If `rewards` is a JAX array, the floats may be differentiated (in x64 mode;
+        otherwise JAX has no float64).
+
+    Returns:
+      `(advantages, value_targets)`, each `[T, N]` in float64. Values at masked steps count for nothing: only kept steps
+      are summed, and the successor of a kept step is the next one.
     """
-    rewards, values, next_values = (np.asarray(x, np.float64) for x in (rewards, values, next_values))
+    is_numpy = isinstance(rewards, np.ndarray) or not hasattr(rewards, "__array_namespace__")
+    xp: Any = np if is_numpy else rewards.__array_namespace__()
+    rewards, values, next_values = (xp.asarray(x, dtype=xp.float64) for x in (rewards, values, next_values))
     steps, rows = rewards.shape
-    discount, gae_lambda = (np.broadcast_to(np.asarray(x, np.float64), (steps, rows)) for x in (discount, gae_lambda))
+    discount, gae_lambda = (xp.asarray(x, dtype=xp.float64) for x in (discount, gae_lambda))
+    discount, gae_lambda = (xp.broadcast_to(x, (steps, rows)) for x in (discount, gae_lambda))
     kept = np.ones((steps, rows), bool) if mask is None else np.asarray(mask)
-    advantages = np.zeros((steps, rows))
+    terminated, truncated = np.asarray(terminated), np.asarray(truncated)
+    final = np.zeros(rows) if final_advantage is None else final_advantage
+    advantages: list[list[Any]] = [[0.0] * rows for _ in range(steps)]
     for row in range(rows):
-        deltas = np.zeros(steps)
+        deltas: list[Any] = [0.0] * steps
         for t in range(steps):
             if kept[t, row]:
                 successor = successor_value(t, row, values, next_values, terminated, truncated, kept, mask is None)
                 deltas[t] = rewards[t, row] + discount[t, row] * successor - values[t, row]
         for start in range(steps):
-            weight = 1.0
+            weight: Any = 1.0
             for t in range(start, steps):
                 if kept[t, row]:
-                    advantages[start, row] += weight * deltas[t]
-                    weight *= discount[t, row] * gae_lambda[t, row]
+                    advantages[start][row] += weight * deltas[t]
+                    weight = weight * discount[t, row] * gae_lambda[t, row]
                 if terminated[t, row] or truncated[t, row]:
                     break
-    return advantages, np.where(kept, advantages + values, 0)
+            else:
+                advantages[start][row] += weight * final[row]
+    result = xp.asarray(advantages, dtype=xp.float64)
+    return result, xp.where(kept, result + values, 0)
 
 
 def successor_value(
@@ -53,8 +69,10 @@ def successor_value(
     kept: Any,
     explicit: bool,
 ) -> Any:
-    """The value behind kept step t: of the next kept step of its segment, or what stands at the segment's end. With
-    `explicit` (there is no mask) the caller's next value."""
+    """Returns the value after kept step t: of the next kept step of its segment, or what ends the segment.
+
+    With `explicit` (there is no mask) it is the caller's next value, unless step t terminated.
+    """
     while True:
         if terminated[t, row]:
             return 0.0
@@ -63,6 +81,3 @@ def successor_value(
         t += 1
         if kept[t, row]:
             return values[t, row]
-
-
-# What people get wrong, each as the GAE that one obtains by it: the cause named is the one that gives what was got.

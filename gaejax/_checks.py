@@ -1,4 +1,4 @@
-"""Argument checks at trace time: one line that names the argument, the value and the remedy."""
+"""Checks arguments while tracing: one line names the argument, its value and the remedy."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,12 +8,12 @@ import jax.numpy as jnp
 
 
 def as_float(name: str, value: Any) -> jax.Array:
-    """`value` as a floating-point array.
+    """Returns `value` as a floating-point array.
 
     Raises:
-      TypeError: if it holds anything but floating-point numbers (integer rewards swallow fractions).
+      TypeError: If it holds anything but floating-point numbers (integer rewards lose fractions).
     """
-    whole_number = isinstance(value, int) and not isinstance(value, bool)  # discount=1 is no rounding accident
+    whole_number = isinstance(value, int) and not isinstance(value, bool)  # discount=1 loses nothing
     array = _as_array(name, float(value) if whole_number else value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be floating-point, got {array.dtype}: cast it with {name}.astype('float32')")
@@ -21,10 +21,10 @@ def as_float(name: str, value: Any) -> jax.Array:
 
 
 def as_bool(name: str, value: Any) -> jax.Array:
-    """`value` as an array of booleans.
+    """Returns `value` as an array of booleans.
 
     Raises:
-      TypeError: if it holds anything but booleans (a float flag may be a probability, a discount or a mask).
+      TypeError: If it holds anything but booleans (a float may be a probability, a discount or a mask).
     """
     array = _as_array(name, value)
     if array.dtype != jnp.bool_:
@@ -32,11 +32,29 @@ def as_bool(name: str, value: Any) -> jax.Array:
     return array
 
 
-def time_axis(name: str, array: jax.Array, axis: int) -> int:
-    """`axis` counted from the front.
+def coefficient(name: str, value: Any, like: jax.Array, reference: str) -> jax.Array:
+    """Returns `value` as floats of the dtype of the argument `like`, which is called `reference`.
 
     Raises:
-      ValueError: if `array` has no such axis, or no step on it.
+      TypeError: If it holds anything but floating-point numbers.
+      ValueError: Unless it is a scalar or has the rank of `like` with axes of size 1 or full size. A bare vector for
+        `[T, N]` is refused, for it could mean either axis.
+    """
+    array = as_float(name, value).astype(like.dtype)
+    fits = array.ndim == like.ndim and all(a in (1, s) for a, s in zip(array.shape, like.shape, strict=True))
+    if array.ndim and not fits:
+        raise ValueError(
+            f"{name} must be a scalar or have the rank of {reference}, {like.shape}, with axes of size 1 or full, "
+            f"got {array.shape}"
+        )
+    return array
+
+
+def time_axis(name: str, array: jax.Array, axis: int) -> int:
+    """Returns `axis` counted from the front.
+
+    Raises:
+      ValueError: If `array` has no such axis, or no step on it.
     """
     if not -array.ndim <= axis < array.ndim:
         which = "a leading time axis" if axis == 0 else f"a time axis at time_axis={axis}"
@@ -47,24 +65,9 @@ def time_axis(name: str, array: jax.Array, axis: int) -> int:
 
 
 def same_shape(name: str, array: jax.Array, shape: Sequence[int], reference: str) -> None:
-    """Raises ValueError unless `array` has exactly the shape of the argument called `reference`."""
+    """Raises a ValueError unless `array` has exactly the shape of the argument called `reference`."""
     if array.shape != tuple(shape):
         raise ValueError(f"{name} must have the shape of {reference}, {tuple(shape)}, got {array.shape}")
-
-
-def broadcastable(name: str, array: jax.Array, shape: Sequence[int], reference: str) -> None:
-    """Raises ValueError unless `array` is a scalar or has the rank of `shape` with axes of size 1 or full.
-
-    A bare vector against `[T, N]` would have to be guessed (steps or rows?), so it is refused.
-    """
-    if array.ndim == 0:
-        return
-    fits = array.ndim == len(shape) and all(a in (1, s) for a, s in zip(array.shape, shape, strict=True))
-    if not fits:
-        raise ValueError(
-            f"{name} must be a scalar or have the rank of {reference}, {tuple(shape)}, with axes of size 1 or full, "
-            f"got {array.shape}"
-        )
 
 
 def _as_array(name: str, value: Any) -> jax.Array:

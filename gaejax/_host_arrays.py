@@ -1,0 +1,132 @@
+"""Lets pure functions of JAX arrays take NumPy arrays and PyTorch tensors."""
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import jax.typing
+import numpy as np
+
+COEFFICIENTS = ("discount", "gae_lambda", "trace_lambda", "value_lambda")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Tensor(Protocol):
+    """A PyTorch tensor."""
+
+    def detach(self) -> Any: ...
+
+    def __dlpack__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+ArrayLike = jax.typing.ArrayLike | Tensor
+"""A number, or an array of JAX, NumPy or PyTorch."""
+
+
+def accepts_host_arrays(estimator: Callable[P, R]) -> Callable[P, R]:
+    """Lets an estimator take NumPy arrays or PyTorch tensors, and return the caller's kind.
+
+    If one of the arguments is a JAX array, the estimator is called as it is. Otherwise time is padded at its start,
+    where no result depends on it, to one of a few sizes, and the program compiled for that size is used.
+    """
+    compiled = functools.cache(lambda static: jax.jit(functools.partial(estimator, **dict(static))))
+
+    @functools.wraps(estimator)
+    def wrapped(*args: P.args, **arguments: P.kwargs) -> R:
+        given = arguments.values()
+        if args or any(isinstance(x, jax.Array) for x in given) or not any(_is_host_array(x) for x in given):
+            return estimator(*args, **arguments)
+        return _call(estimator, compiled, arguments)
+
+    return wrapped
+
+
+def _call(estimator: Callable, compiled: Callable, arguments: dict[str, Any]) -> Any:
+    """Calls an estimator with host arrays, compiled and padded if all arguments are of the right shapes."""
+    library = TORCH if any(_is_torch(x) for x in arguments.values()) else NUMPY
+    float64 = any(str(getattr(x, "dtype", "")).endswith("float64") for x in arguments.values())
+    with jax.enable_x64(float64):
+        arrays = {name: x for name, x in arguments.items() if _is_host_array(x)}
+        static = {name: x for name, x in arguments.items() if name not in arrays}
+        for name in COEFFICIENTS:  # a new number is no reason to compile
+            if isinstance(static.get(name), float | int | np.floating) and not isinstance(static[name], bool):
+                arrays[name] = np.asarray(static.pop(name), np.float64 if float64 else np.float32)
+        axis = arguments.get("time_axis", 0)
+        if _may_be_padded(arrays, axis) and all(isinstance(x, Hashable) for x in static.values()):
+            rewards = arrays["rewards"]
+            padding = _padded(rewards.shape[axis]) - rewards.shape[axis]
+            padded = {name: library.to_jax(_pad(x, rewards, axis, padding)) for name, x in arrays.items()}
+            results = compiled(tuple(static.items()))(**padded)
+        else:  # the estimator says what is wrong with what was given, not with what was padded
+            padding = 0
+            results = estimator(**static, **{name: library.to_jax(x) for name, x in arrays.items()})
+        if any(isinstance(x, jax.core.Tracer) for x in results):  # the arrays are constants of somebody's program
+            return tuple(jax.lax.slice_in_dim(x, padding, None, axis=axis % x.ndim) for x in results)
+        return tuple(library.to_host(x, (slice(None),) * (axis % x.ndim) + (slice(padding, None),)) for x in results)
+
+
+def _may_be_padded(arrays: dict[str, Any], axis: Any) -> bool:
+    """Returns whether each array has the shape that its argument must have, so that padding hides no error."""
+    rewards = arrays.get("rewards")
+    if rewards is None or not isinstance(axis, int) or not -rewards.ndim <= axis < rewards.ndim:
+        return False
+    full, one_step = tuple(rewards.shape), list(rewards.shape)
+    del one_step[axis]
+    for name, x in arrays.items():
+        shape = tuple(x.shape)
+        if name in COEFFICIENTS and len(shape) == len(full):
+            shape = tuple(f if s == 1 else s for s, f in zip(shape, full, strict=True))
+        wanted = tuple(one_step) if name == "final_advantage" else full
+        if shape != wanted and (name not in COEFFICIENTS or shape):
+            return False
+    return full[axis] > 0
+
+
+def _pad(x: Any, rewards: Any, axis: int, padding: int) -> Any:
+    """Prepends zeros in the caller's library: JAX would compile the padding anew for every length."""
+    if padding == 0 or x.ndim != rewards.ndim or x.shape[axis] == 1:
+        return x
+    shape = [padding if i == axis % x.ndim else size for i, size in enumerate(x.shape)]
+    if isinstance(x, np.ndarray):
+        return np.concatenate([np.zeros(shape, x.dtype), x], axis)
+    import torch  # pyright: ignore[reportMissingImports]
+
+    return torch.cat([x.new_zeros(shape), x], axis)
+
+
+def _padded(steps: int) -> int:
+    """Returns the least of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is at least `steps`: at most a third is padding."""
+    power = 1 << max(steps - 1, 0).bit_length()
+    return power * 3 // 4 if power >= 4 and steps <= power * 3 // 4 else power
+
+
+def _is_host_array(x: Any) -> bool:
+    return isinstance(x, np.ndarray) or _is_torch(x)
+
+
+def _is_torch(x: Any) -> bool:
+    return type(x).__module__.partition(".")[0] == "torch" and hasattr(x, "__dlpack__")
+
+
+class Library(NamedTuple):
+    to_jax: Callable[[Any], Any]
+    to_host: Callable[[jax.Array, tuple], Any]  # of a part; a copy, which the caller may write to
+
+
+def _torch_to_jax(x: Any) -> jax.Array:
+    return jnp.from_dlpack(x.detach().contiguous()) if _is_torch(x) else jnp.asarray(x)
+
+
+def _jax_to_torch(x: jax.Array, part: tuple) -> Any:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    return torch.from_dlpack(x)[part].clone()
+
+
+NUMPY = Library(np.asarray, lambda x, part: np.array(np.asarray(x)[part]))
+TORCH = Library(_torch_to_jax, _jax_to_torch)
