@@ -31,7 +31,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from gaejax.algorithms.transforms import encode_once
 
 import gaejax
 from gaejax.algorithms import Algorithm
@@ -63,6 +62,7 @@ from gaejax.training import run_experiment
 from gaejax.training.experiment import Run, load_states
 from gaejax.training.scripts import is_resuming, resumed, run_script
 from gaejax.training.show_texts import show_texts
+from gaejax.transforms import encode_once
 
 # Keep weights out of the programs that read them: they become arguments instead of constants.
 jax.config.update("jax_use_simplified_jaxpr_constants", True)

@@ -4,7 +4,6 @@ All have one form: `estimator(rewards=, values=, next_values=, terminated=, trun
 -> (advantages, value_targets)`. The shared arguments are described at `gae`.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, NotRequired, TypedDict, Unpack
 
 import jax
@@ -348,20 +347,6 @@ def partial_gae(*, keep: int, gae_lambda: ArrayLike, **steps: Unpack[Steps]) -> 
     advantages, value_targets = gae(gae_lambda=gae_lambda, **steps)
     first = (slice(None),) * (steps.get("time_axis", 0) % advantages.ndim) + (slice(keep),)
     return advantages[first], value_targets[first]
-
-
-ESTIMATORS: dict[str, Callable[..., tuple[Any, Any]]] = {
-    "gae": gae,
-    "td_lambda": td_lambda,
-    "monte_carlo": monte_carlo,
-    "vtrace": vtrace,
-    "retrace": retrace,
-    "q_lambda": q_lambda,
-    "upgo": upgo,
-    "decoupled_gae": decoupled_gae,
-    "weight_corrected_gae": weight_corrected_gae,
-}
-"""The estimators that need nothing but `Steps`, a lambda and what a rollout knows, by name."""
 
 
 def segment_lengths(

@@ -5,21 +5,27 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+LARGEST = 1e19  # its square is the last that float32 holds
+
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean of `values` where `mask` is true; 0 where nothing is. What is masked may be NaN."""
+    """Returns the mean of `values` where `mask` is true; 0 if it is true nowhere. Masked values may be NaN."""
     return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def standardize(values: jax.Array, mask: jax.Array, epsilon: float = 1e-8) -> jax.Array:
-    """`values` shifted and scaled to mean 0 and standard deviation 1 over `mask`; 0 where masked."""
+    """Shifts and scales `values` to mean 0 and standard deviation 1 over `mask`. Masked values become 0.
+
+    A single unmasked value has no spread, and is returned as it is.
+    """
     mean = masked_mean(values, mask)
     centred = jnp.where(mask, values - mean, 0)
-    return centred / (jnp.sqrt(masked_mean(centred**2, mask)) + epsilon)
+    standardized = centred / (jnp.sqrt(masked_mean(centred**2, mask)) + epsilon)
+    return jnp.where(jnp.sum(mask) == 1, jnp.where(mask, values, 0), standardized)
 
 
 def explained_variance(predictions: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
-    """`1 - Var[targets - predictions] / Var[targets]` over `mask`: 1 is perfect, 0 no better than a constant."""
+    """Returns `1 - Var[targets - predictions] / Var[targets]` over `mask`: 1 is perfect, 0 is a constant prediction."""
     errors = jnp.where(mask, targets - predictions, 0)
     residual = masked_mean((errors - masked_mean(errors, mask)) ** 2, mask)
     total = masked_mean((targets - masked_mean(targets, mask)) ** 2, mask)
@@ -27,37 +33,62 @@ def explained_variance(predictions: jax.Array, targets: jax.Array, mask: jax.Arr
 
 
 class RunningMoments(NamedTuple):
-    """The count, mean and sum of squared deviations of a stream of arrays of one shape, `[...]`.
+    """The count, mean and variance of a stream of arrays of one shape, `[...]`.
 
-    Batches are merged by the parallel algorithm of Chan, Golub & LeVeque (1983), which is exact for any batch sizes.
+    Batches are merged by the parallel algorithm of Chan, Golub & LeVeque (1983), exact for any batch sizes. Each
+    batch is shifted by one of its own elements first, so that a constant has variance 0 exactly, whatever its size.
+
+    Attributes:
+      count: how many arrays were taken in.
+      mean, variance: `[...]`.
+      skipped: how many arrays were passed over because they held a NaN or an infinity.
     """
 
     count: jax.Array
     mean: jax.Array
-    squares: jax.Array
+    variance: jax.Array
+    skipped: jax.Array
 
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> "RunningMoments":
-        zeros = jnp.zeros(shape, jnp.float32)
-        return cls(count=jnp.zeros((), jnp.float32), mean=zeros, squares=zeros)
+        """Returns the moments of nothing."""
+        zeros, zero = jnp.zeros(shape, jnp.float32), jnp.zeros((), jnp.float32)
+        return cls(count=zero, mean=zeros, variance=zeros, skipped=zero)
 
     def update(self, batch: jax.Array, mask: jax.Array) -> "RunningMoments":
-        """Merges `batch` `[..., *shape]`, of which the entries with `mask` `[...]` count."""
+        """Merges a batch.
+
+        Args:
+          batch: `[..., *shape]`. Elements that are not finite are skipped; those beyond 1e19 are clipped to it, as the
+            square of more is infinite in float32.
+          mask: `[...]`, the elements that count.
+        """
         axes = tuple(range(mask.ndim))
-        weights = mask.reshape(mask.shape + (1,) * (batch.ndim - mask.ndim))
-        count = jnp.sum(mask).astype(self.count.dtype)
-        mean = jnp.sum(jnp.where(weights, batch, 0), axes) / jnp.maximum(count, 1)
-        squares = jnp.sum(jnp.where(weights, batch - mean, 0) ** 2, axes)
+        finite = jnp.all(jnp.isfinite(batch), axis=tuple(range(mask.ndim, batch.ndim)))
+        kept = mask & finite
+        weights = kept.reshape(kept.shape + (1,) * (batch.ndim - kept.ndim))
+        count = jnp.sum(kept).astype(self.count.dtype)
+        share = 1 / jnp.maximum(count, 1)
+
+        values = jnp.clip(jnp.where(weights, batch, 0), -LARGEST, LARGEST)
+        one = values.reshape(-1, *batch.shape[mask.ndim :])[jnp.argmax(kept)]
+        shifted = jnp.where(weights, values - one, 0)
+        mean_shift = jnp.sum(shifted * share, axes)
+        variance = jnp.sum(jnp.where(weights, shifted - mean_shift, 0) ** 2 * share, axes)
+
         total = jnp.maximum(self.count + count, 1)
-        shift = mean - self.mean
+        old, new = self.count / total, count / total
+        shift = one + mean_shift - self.mean
         merged = RunningMoments(
             count=self.count + count,
-            mean=self.mean + shift * (count / total),
-            squares=self.squares + squares + shift**2 * (self.count * count / total),
+            mean=self.mean + shift * new,
+            variance=self.variance * old + variance * new + jnp.clip(shift, -LARGEST, LARGEST) ** 2 * (old * new),
+            skipped=self.skipped + jnp.sum(mask & ~finite),
         )
         return jax.tree.map(lambda new, old: new.astype(old.dtype), merged, self)
 
     def std(self) -> jax.Array:
-        """The standard deviation; 1 while nothing, or nothing but one constant, has been seen."""
-        variance = self.squares / jnp.maximum(self.count, 1)
-        return jnp.where(variance > 1e-12 + 1e-10 * self.mean**2, jnp.sqrt(variance), 1)  # beyond float32's rounding
+        """Returns the standard deviation; 1 as long as nothing but one constant was seen, up to float32's rounding."""
+        rounding = jnp.finfo(jnp.float32).eps * jnp.abs(self.mean)
+        std = jnp.sqrt(self.variance)
+        return jnp.where(std > rounding, std, 1)

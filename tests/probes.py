@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 
 import gaejax
+from gaejax.policies import expected_values
+from gaejax.rollout import replay
 from gaejax.testing.policies import draw
 
 
@@ -61,3 +63,9 @@ def remembered_reward(limit=5):
         return (reward, time + 1), jnp.array([0.0, 1.0]), reward, jnp.bool_(False), time + 1 >= limit, {}
 
     return gaejax.Environment("remembered", reset, step, gaejax.Box(-1, 1, (2,)), gaejax.Discrete(2))
+
+
+def values_of(act, trajectory):
+    """The critic's values of every step and of its successor, each `[T, N]`."""
+    values = expected_values(replay(act, trajectory)[1])
+    return values[:-1], values[1:]

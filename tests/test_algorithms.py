@@ -5,29 +5,29 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from gaejax.algorithms.on_policy import OnPolicy
-from gaejax.algorithms.transforms import first_episodes
-from gaejax.schedules import check_schedules, scheduled
 from probes import constant_reward, spaces
 from test_environments import counter
 
 import gaejax
-from gaejax.algorithms import ALGORITHMS, HEALTHY, Transform
+from gaejax.algorithms import ALGORITHMS, HEALTHY, Transform, acting, collect, make_batch, scheduled
 from gaejax.algorithms.explain import explain
+from gaejax.algorithms.schedules import resolved_schedules
 from gaejax.distributions import EpsilonGreedy
 from gaejax.environments import Box, Dict, Discrete, MultiBinary
+from gaejax.estimators import ESTIMATORS
 from gaejax.policies import actor_critic, gru, mlp, q_network, transformer
 from gaejax.rollout import episode_steps
 from gaejax.training.logs import explain_report, flat
+from gaejax.transforms import first_episodes
 
 KEY = jax.random.key(0)
 CARTPOLE = gaejax.make("CartPole-v1")
 
 
 def built(name, body, environment=CARTPOLE, **options):
-    rung = ALGORITHMS[name]
-    policy = q_network(environment, body) if rung.action_values else actor_critic(environment, body, body)
-    return rung.make(environment, policy, **options)
+    spec = ALGORITHMS[name]
+    policy = q_network(environment, body) if spec.action_values else actor_critic(environment, body, body)
+    return spec.make(environment, policy, **options)
 
 
 def small(name, **changes):
@@ -119,11 +119,12 @@ def test_dead_units_and_a_critic_that_takes_limits_for_deaths_are_explained():
     values do not."""
     environment = constant_reward(limit=5)
     policy = actor_critic(environment, mlp((8,), "relu"))
-    on_policy = OnPolicy(environment, policy)
-    state = on_policy.init(KEY, gaejax.PPOConfig(num_envs=4, num_steps=12, discount=0.9), None)
+    config = gaejax.PPOConfig(num_envs=4, num_steps=12, discount=0.9)
+    state = gaejax.ppo(environment, policy).init(KEY, config)
     state.params["actor"]["params"]["Dense_0"]["bias"] = jnp.where(jnp.arange(8) < 4, -100.0, 100.0)
-    experience = on_policy.collect(state)
-    batch = on_policy.batch(state, experience, state.params)
+    act = acting(policy, state)
+    experience = collect(KEY, environment, policy, act, state, config)
+    batch = make_batch(ESTIMATORS["gae"], act, state, experience, config)
     left = 5 - (jnp.arange(12) % 6)[:, None] * jnp.ones((1, 4))  # steps of the episode, 0 at its final observation
     values = (1 - 0.9**left) / 0.1
     deaths = explain(policy, state.params, experience, batch._replace(values=values, value_targets=values))
@@ -148,7 +149,7 @@ def test_schedules_scale_fields_as_training_goes_on():
     schedules = {"clip_epsilon": lambda progress: 1 - 0.5 * progress, "entropy_coefficient": "cosine"}
     algorithm = gaejax.ppo(CARTPOLE, gaejax.mlp_policy(CARTPOLE, (4,)), schedules=schedules)
     config = gaejax.PPOConfig(num_envs=10, num_steps=10, learning_rate=1.0, anneal_steps=1000.0)
-    default = check_schedules({"learning_rate": "linear", **schedules})
+    default = resolved_schedules({"learning_rate": "linear", **schedules})
     at = [scheduled(config, default, jnp.int32(updates)) for updates in (0, 5, 10, 20)]
     np.testing.assert_allclose([now.learning_rate for now in at], [1, 0.5, 0, 0], atol=1e-6)
     np.testing.assert_allclose([now.clip_epsilon for now in at], [0.2, 0.15, 0.1, 0.1], rtol=1e-6)
@@ -217,7 +218,7 @@ BOX = spaces(Box(-1, 1, (2,)), Box(-1, 1, (1,)), name="arm")
         ),
         (
             lambda: built("pqn", mlp()).init(KEY, small("pqn", anneal_steps=None)),
-            "anneal_steps must say over how many rows the schedule of epsilon runs, got None",
+            "anneal_steps must be the transitions over which epsilon is scheduled, got None",
         ),
         (
             lambda: built("ppo", mlp(), objective=lambda log_ratios, *_: log_ratios.mean()).init(KEY, small("ppo")),
@@ -232,8 +233,8 @@ def test_what_does_not_fit_is_refused_in_one_line_before_anything_compiles(make,
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_an_optimizer_is_given_what_its_signature_names():
-    algorithm = built("pqn", mlp(()), optimizer=lambda rate, optimizer_epsilon: optax.sgd(optimizer_epsilon))
+def test_an_optimizer_is_a_function_of_the_config():
+    algorithm = built("pqn", mlp(()), optimizer=lambda config: optax.sgd(config.optimizer_epsilon))
     step, moved = jax.jit(algorithm.step), []
     for epsilon in (0.1, 0.0):
         state = algorithm.init(KEY, small("pqn", num_minibatches=2, optimizer_epsilon=epsilon))

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaejax.algorithms.transforms import encode_once
 
 import gaejax
 from gaejax.language import (
@@ -19,6 +18,7 @@ from gaejax.language import (
 )
 from gaejax.language.data.datasets import Texts
 from gaejax.testing import check_policy
+from gaejax.transforms import encode_once
 
 VOCAB, EOS, CONTEXT = 11, 0, 9
 SHAPE = DecoderConfig(VOCAB, 16, 2, 4, 2, max_position_embeddings=CONTEXT, tie_word_embeddings=True, qkv_bias=True)

@@ -4,15 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import remembered_reward, spaces
+from probes import remembered_reward, spaces, values_of
 from test_policies import BODIES
 
 import gaejax
 from gaejax.environments import Box, Dict, Discrete, MultiBinary, MultiDiscrete
-from gaejax.minibatches import behind_burn_in
 from gaejax.policies import actor_critic, chain, gru, linear_recurrent, mlp, transformer
 from gaejax.policies.critics import ValueBins, expected_values
-from gaejax.rollout import init_rollout, rollout, trajectory_values
+from gaejax.rollout import after_burn_in, init_rollout, rollout
 
 CONFIG = gaejax.PPOConfig(num_envs=4, num_steps=16, num_minibatches=2, num_epochs=2, learning_rate=3e-3)
 
@@ -71,7 +70,7 @@ def test_the_value_of_a_truncated_episodes_final_row_is_that_of_a_replay_of_the_
     act = lambda *batch: policy.apply(params, *batch)  # noqa: E731
     state = init_rollout(jax.random.key(1), environment, (), policy.initial_carry(3), 3)
     run = jax.jit(lambda key, state: rollout(key, environment, (), act, state, 8)[:2])
-    values = jax.jit(lambda trajectory: trajectory_values(act, trajectory))
+    values = jax.jit(lambda trajectory: values_of(act, trajectory))
     rows = []
     for index in range(3):
         state, trajectory = run(jax.random.key(index), state)
@@ -103,7 +102,7 @@ WIDE = {"mlp of 64": mlp(), "gru of 64": gru()}
 
 @pytest.mark.parametrize("body, head, bound", LAW)
 def test_the_first_log_ratio_is_zero_late_in_training_too(body, head, bound):
-    """Within DESIGN's bound (widths for which XLA:CPU's products of two sizes round alike give exactly 0): what the
+    """Within rounding (widths for which XLA:CPU's products of two sizes round alike give exactly 0): what the
     update sees is what the rollout saw, memory, masks and normalizers included."""
     actions, observations, options = ACTIONS[head]
     environment = spaces(observations, actions)
@@ -148,8 +147,8 @@ def test_rows_go_on_where_they_stand_or_start_fresh_in_every_rollout(fresh):
 def test_burn_in_leaves_out_the_first_steps_of_rows_that_go_on():
     resets = jnp.array([[True, False, False], [False, False, False], [False, True, False], [False, False, False]])
     expected = [[True, False, False], [True, False, False], [True, True, False], [True, True, True]]
-    np.testing.assert_array_equal(behind_burn_in(resets, 3), expected)
-    assert behind_burn_in(resets, 0).all()
+    np.testing.assert_array_equal(after_burn_in(resets, 3), expected)
+    assert after_burn_in(resets, 0).all()
 
 
 def test_what_is_burned_in_bears_no_loss():

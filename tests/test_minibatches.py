@@ -91,5 +91,5 @@ def test_an_epoch_shows_every_row_once_and_rows_stay_whole_where_there_is_memory
 
 
 def test_rows_that_cannot_be_divided_are_refused():
-    with pytest.raises(ValueError, match="num_minibatches must divide the 6 rows of a batch, got 4"):
+    with pytest.raises(ValueError, match="num_minibatches must divide the 6 environments of a batch, got 4"):
         minibatch_epochs(jax.random.key(0), jnp.zeros((5, 6)), jnp.zeros(6), None, (), 1, num_minibatches=4)

@@ -7,17 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from gaejax.algorithms.actor_critic import actor_critic_loss
-from gaejax.algorithms.batches import Batch
-from gaejax.algorithms.on_policy import OnPolicy
 from probes import constant_reward, forced_actions
 from test_environments import counter
 from test_rollout import remembering_policy
 
 import gaejax
-from gaejax.algorithms.ppo import OBJECTIVES, adapted, clip
+from gaejax.algorithms import OBJECTIVES, acting, collect, make_batch
+from gaejax.algorithms.objectives import adapted
 from gaejax.distributions import Categorical
 from gaejax.losses import (
+    actor_critic_loss,
     clipped_surrogate_loss,
     drift_loss,
     kl_estimate,
@@ -25,7 +24,9 @@ from gaejax.losses import (
     policy_gradient_loss,
     value_loss,
 )
+from gaejax.minibatches import Batch
 
+CLIP = partial(OBJECTIVES["clip"].loss, {})
 CONFIG = gaejax.PPOConfig(
     num_envs=8,
     num_steps=16,
@@ -194,7 +195,8 @@ def test_losses_by_hand():
 def test_at_ratio_one_every_objective_has_the_gradient_of_the_policy_gradient():
     advantages = jnp.array([-2.0, -0.1, 0.0, 0.3, 5.0])
     config = gaejax.PPOConfig()
-    for objective in (policy_gradient_loss, *OBJECTIVES.values()):
+    objectives = [partial(each.loss, each.init(config)) for each in OBJECTIVES.values()]
+    for objective in (policy_gradient_loss, *objectives):
         gradient = jax.grad(lambda x, objective=objective: objective(x, advantages, config).sum())(jnp.zeros(5))
         np.testing.assert_allclose(gradient, -advantages, atol=1e-6)
 
@@ -208,14 +210,16 @@ def test_the_drift_is_never_negative_and_zero_at_ratio_one():
 
 def test_the_penalty_doubles_and_halves_around_its_target():
     divergences = jnp.array([0.001, 0.0066, 0.0068, 0.0149, 0.0151])
-    np.testing.assert_allclose(adapted(jnp.float32(2), divergences, 0.01), [1, 1, 2, 2, 4])
+    own = adapted({"kl_coefficient": jnp.float32(2)}, divergences, gaejax.PPOConfig(kl_target=0.01))
+    np.testing.assert_allclose(own["kl_coefficient"], [1, 1, 2, 2, 4])
 
 
 def test_the_adaptive_penalty_is_in_the_state():
     environment = gaejax.make("CartPole-v1")
     algorithm = gaejax.ppo(environment, gaejax.mlp_policy(environment, (4,)), objective="adaptive_kl")
     state, info = jax.jit(algorithm.step)(algorithm.init(jax.random.key(0), CONFIG.replace(kl_target=1.0)))
-    assert state.config.kl_coefficient == 0.5 == info.extra["kl_coefficient"]
+    assert state.algorithm["kl_coefficient"] == 0.5 == info.extra["kl_coefficient"]
+    assert state.config.kl_coefficient == 1  # the config is never written to
 
 
 def test_advantages_may_be_estimated_anew_for_every_pass():
@@ -223,17 +227,19 @@ def test_advantages_may_be_estimated_anew_for_every_pass():
     (learning rate 0), both ways are one."""
     environment = gaejax.make("CartPole-v1")
     policy = gaejax.mlp_policy(environment, (4,))
-    on_policy = OnPolicy(environment, policy, estimator=lambda *, log_ratios, values, **_: (log_ratios, values))
+    algorithm = gaejax.ppo(environment, policy)
 
     @jax.jit
-    def batch_behind_a_move(key):
-        state = on_policy.init(key, CONFIG, None)
+    def batch_after_a_move(key):
+        state = algorithm.init(key, CONFIG)
         moved = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
-        batch = on_policy.batch(state, on_policy.collect(state), moved)
+        experience = collect(key, environment, policy, acting(policy, state), state, CONFIG)
+        estimator = lambda inputs: (inputs.log_ratios, inputs.values)  # noqa: E731
+        batch = make_batch(estimator, acting(policy, state, moved), state, experience, CONFIG)
         _, distributions, values = policy.apply(moved, (), batch.observations, batch.resets)
         return batch, distributions.log_prob(batch.actions), values
 
-    batch, log_probs, values = batch_behind_a_move(jax.random.key(0))
+    batch, log_probs, values = batch_after_a_move(jax.random.key(0))
     expected = np.where(batch.mask, log_probs - batch.log_probs, 0)
     np.testing.assert_allclose(np.where(batch.mask, batch.advantages, 0), expected, atol=1e-6)
     np.testing.assert_allclose(batch.value_targets, values, atol=1e-6)
@@ -270,7 +276,7 @@ def bias_policy():
 def test_what_is_masked_changes_neither_loss_nor_gradient_nor_diagnostics():
     policy, mask = bias_policy(), jnp.array([[True, True, False, True, False, True]])
     config = gaejax.PPOConfig(value_clip_epsilon=0.2)
-    loss = jax.jit(jax.value_and_grad(partial(actor_critic_loss, clip, policy, config), has_aux=True))
+    loss = jax.jit(jax.value_and_grad(partial(actor_critic_loss, CLIP, policy, config), has_aux=True))
     clean = minibatch(mask=mask)
     poisoned = clean._replace(
         **{
@@ -282,7 +288,8 @@ def test_what_is_masked_changes_neither_loss_nor_gradient_nor_diagnostics():
     kept = jax.tree.map(lambda leaf: leaf[:, mask[0]], clean)
     results = [loss(params, batch, ()) for batch in (clean, poisoned, kept)]
     for (_, terms), _ in results:
-        terms["log_ratios"] = terms["log_ratios"].sum()
+        for name in ("log_ratios", "advantages"):
+            terms[name] = terms[name].sum()
     for result in results[1:]:
         for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(result), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -291,7 +298,7 @@ def test_what_is_masked_changes_neither_loss_nor_gradient_nor_diagnostics():
 def test_the_loss_by_hand():
     batch = minibatch()
     config = gaejax.PPOConfig(entropy_coefficient=0.1, value_coefficient=0.25, advantage_normalization="none")
-    loss, info = actor_critic_loss(clip, bias_policy(), config, bias_policy().init(None), batch, ())
+    loss, info = actor_critic_loss(CLIP, bias_policy(), config, bias_policy().init(None), batch, ())
     policy_loss = -np.mean(batch.advantages)
     critic_loss = 0.5 * np.mean(np.square(batch.value_targets))
     np.testing.assert_allclose(loss, policy_loss + 0.25 * critic_loss - 0.1 * np.log(2), rtol=1e-5)
@@ -360,7 +367,7 @@ def test_bad_configs_are_refused_in_one_line_before_anything_compiles(changes, w
 def test_minibatches_of_a_policy_with_memory_are_whole_rows():
     algorithm = gaejax.ppo(counter(), remembering_policy())
     config = gaejax.PPOConfig(num_envs=6, num_steps=8, num_minibatches=4)
-    with pytest.raises(ValueError, match="num_minibatches must divide the 6 rows of a batch, got 4"):
+    with pytest.raises(ValueError, match="num_minibatches must divide the 6 environments of a batch, got 4"):
         jax.eval_shape(algorithm.step, algorithm.init(jax.random.key(0), config))
 
 

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from probes import values_of
 from test_environments import counter
 
 import gaejax
 from gaejax.distributions import Categorical
-from gaejax.rollout import init_rollout, rollout, trajectory_values
+from gaejax.rollout import init_rollout, rollout
 
 
 def remembering_policy():
@@ -60,14 +61,13 @@ def test_episodes_are_counted_across_rollouts():
     _, _, [(whole, whole_episodes)] = collect(num_steps=10)
     joined = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), parts[0][0].observations, parts[1][0].observations)
     np.testing.assert_array_equal(joined, whole.observations)
-    for together, first, second in zip(whole_episodes, parts[0][1], parts[1][1], strict=True):
-        assert together == first + second
+    assert whole_episodes == jax.tree.map(lambda first, second: first + second, parts[0][1], parts[1][1])
 
 
 def test_the_value_of_a_successor_is_the_next_rows_memory_included():
     """The final observation is valued with the memory that led there, not with an empty one (3 instead of 0+1+2+3)."""
     act, _, [(trajectory, _)] = collect()
-    values, next_values = trajectory_values(act, trajectory)
+    values, next_values = values_of(act, trajectory)
     np.testing.assert_array_equal(values[:, 0], [0, 1, 3, 6, 0, 1, 3, 6, 0])
     np.testing.assert_array_equal(next_values[:, 0], [1, 3, 6, 0, 1, 3, 6, 0, 1])
     truncated = np.asarray(trajectory.truncated[:, 0])
@@ -77,8 +77,8 @@ def test_the_value_of_a_successor_is_the_next_rows_memory_included():
 def test_memory_is_carried_from_one_rollout_to_the_next():
     act, _, parts = collect(num_steps=5, rollouts=3)
     _, _, [(whole, _)] = collect(num_steps=15)
-    cut = jnp.concatenate([trajectory_values(act, trajectory)[0] for trajectory, _ in parts])
-    np.testing.assert_array_equal(cut, trajectory_values(act, whole)[0])
+    cut = jnp.concatenate([values_of(act, trajectory)[0] for trajectory, _ in parts])
+    np.testing.assert_array_equal(cut, values_of(act, whole)[0])
 
 
 def test_stored_log_probs_are_those_of_the_stored_actions():

@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gaejax.normalizers import ObservationNormalizer, RewardNormalizer
 from scipy import stats
 
+from gaejax.algorithms.normalizers import ObservationNormalizer, RewardNormalizer
 from gaejax.distributions import Categorical, DiagonalGaussian
 from gaejax.environments import Box, Dict, Discrete, MultiBinary
 from gaejax.rollout import Trajectory

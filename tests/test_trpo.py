@@ -5,10 +5,12 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaejax.algorithms.on_policy import OnPolicy
 
 import gaejax
-from gaejax.algorithms.trpo import TRPOConfig, conjugate_gradient, measures, trust_region_step, value_metric
+from gaejax.algorithms import acting, collect, make_batch
+from gaejax.algorithms.trpo import TRPOConfig, measures, value_metric
+from gaejax.algorithms.trust_region import conjugate_gradient, trust_region_step
+from gaejax.estimators import ESTIMATORS
 from gaejax.policies import actor_critic, mlp
 
 KEY = jax.random.key(0)
@@ -19,13 +21,15 @@ def small():
     """A rollout of a policy with few parameters, and its batch."""
     environment = gaejax.make("CartPole-v1")
     policy = actor_critic(environment, mlp((2,)), mlp((2,)))
-    on_policy = OnPolicy(environment, policy, optimizer=None)
+    config, algorithm = TRPOConfig(num_envs=3, num_steps=40), gaejax.trpo(environment, policy)
 
     @jax.jit
     def collected():
-        state = on_policy.init(KEY, TRPOConfig(num_envs=3, num_steps=40), None)
+        state = algorithm.init(KEY, config)
         state = state._replace(params=jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), state.params))
-        return state.params, on_policy.batch(state, on_policy.collect(state), state.params)
+        act = acting(policy, state)
+        experience = collect(KEY, environment, policy, act, state, config)
+        return state.params, make_batch(ESTIMATORS["decoupled_gae"], act, state, experience, config)
 
     return policy, *collected()
 
@@ -42,7 +46,7 @@ def test_the_hessian_of_the_divergence_is_the_fisher_matrix(small):
     flat, unravel = jax.flatten_util.ravel_pytree(params)
 
     def kl(params, old):
-        return measures(policy, batch, (), old, None, params).kl
+        return measures(policy, batch, (), old, params).kl
 
     @jax.jit
     def fisher_products(params):
@@ -81,8 +85,7 @@ def test_conjugate_gradients_solve_and_a_step_is_as_long_as_its_region():
     solution = conjugate_gradient(lambda x: matrix @ x, target, 12)
     np.testing.assert_allclose(solution, np.linalg.solve(matrix, target), rtol=1e-3, atol=1e-4)
     assert not conjugate_gradient(lambda x: matrix @ x, jnp.zeros(6), 4).any()
-    config = TRPOConfig(damping=0.0, num_gradient_steps=12)
-    step = trust_region_step(target, lambda x: matrix @ x, jnp.float32(0.02), config)
+    step = trust_region_step(target, lambda x: matrix @ x, jnp.float32(0.02), damping=0.0, num_steps=12)
     np.testing.assert_allclose(step @ matrix @ step / 2, 0.02, rtol=1e-4)
     assert step @ target < 0
 

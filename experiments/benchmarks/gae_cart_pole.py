@@ -13,10 +13,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gaejax.algorithms.transforms import first_episodes
 
 import gaejax
 from gaejax.policies import actor_critic, mlp
+from gaejax.transforms import first_episodes
 
 RESULTS = Path(__file__).parent / "results"
 LAMBDAS = (0.0, 0.36, 0.68, 0.84, 0.92, 0.96, 0.98, 0.99, 1.0)

@@ -17,7 +17,7 @@ class Policy(NamedTuple):
         cleared before it is read. `values` is `[T, N]`, or a `CategoricalValue` over it.
       observation_space: what it was made for, if known; `gaejax.testing.check_policy` draws from it.
       encode: `(params, carry, observations, resets) -> (carry, encoded)`, where a part of the policy is frozen: what
-        that part makes of observations, which `apply` takes in their place: `gaejax.algorithms.transforms.encode_once`.
+        that part makes of observations, which `apply` takes in their place: `gaejax.transforms.encode_once`.
     """
 
     init: Callable

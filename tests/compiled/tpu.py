@@ -15,12 +15,12 @@ os.environ.update(TPU_SKIP_MDS_QUERY="1", JAX_PLATFORMS="cpu", TF_CPP_MIN_LOG_LE
 
 import jax
 import jax.numpy as jnp
-from gaejax.algorithms.transforms import encode_once
 from jax.experimental import topologies
 
 import gaejax
 from gaejax.language import TASKS, DecoderConfig, decoder_policy, kl_penalty, lora, token_environment
 from gaejax.recurrence import METHODS
+from gaejax.transforms import encode_once
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v6e": "v6e:2x2", "v5e, 256 devices": "v5e:16x16"}
 # Bytes an element that must not be exceeded. For `gae` 22 is the least with next values and two flags; the others are
