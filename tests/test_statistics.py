@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from gaejax.algorithms.normalizers import ObservationNormalizer, RewardNormalizer
@@ -129,3 +130,60 @@ def test_of_a_dict_the_real_parts_are_normalized():
     for name in ("cell", "action_mask"):
         np.testing.assert_array_equal(normalized[name], observations[name])
         assert normalized[name].dtype == observations[name].dtype
+
+
+def moments_of(values, mask=None):
+    values = jnp.asarray(values, jnp.float32)
+    return RunningMoments.empty(values.shape[1:]).update(values, jnp.ones(len(values), bool) if mask is None else mask)
+
+
+@pytest.mark.parametrize("mean, spread", [(0, 5e-7), (48.12345, 4e-4), (1000, 1e-2), (-3e6, 100), (0, 1e-12)])
+def test_a_small_spread_is_a_spread(mean, spread):
+    """Far above float32's rounding of the mean, however small against it."""
+    values = np.float32(mean + spread * RNG.choice([-1.0, 1.0], size=(4000, 1)))
+    np.testing.assert_allclose(moments_of(values).std(), values.std(dtype=np.float64), rtol=2e-2)
+
+
+@pytest.mark.parametrize("value", [0.0, 48.12345, -1e-20, 3e6, 1e19, 1 / 3])
+def test_a_constant_has_spread_one_up_to_rounding(value):
+    constant = np.full((65_536, 1), value, np.float32)
+    moments = moments_of(constant)
+    assert moments.std() == 1 and moments.mean == constant[0]
+    for _ in range(3):
+        moments = moments.update(constant, jnp.ones(len(constant), bool))
+    assert moments.std() == 1
+    neighbours = np.where(np.arange(4000) % 2, np.nextafter(constant[0], np.float32(np.inf)), constant[0])[:, None]
+    assert moments_of(neighbours).std() == 1
+
+
+@pytest.mark.parametrize("size", [1e19, -1e18, 1e30])
+def test_the_spread_of_enormous_values_is_finite(size):
+    values = np.float32(size) * RNG.normal(size=(500, 2)).astype(np.float32)
+    moments = moments_of(values).update(jnp.asarray(-values), jnp.ones(500, bool))
+    assert np.all(np.isfinite(moments.std())) and np.all(moments.std() > 1e17)
+
+
+def test_moments_pass_over_what_is_not_finite_and_count_it():
+    values = RNG.normal(size=(100, 3)).astype(np.float32)
+    values[7, 1], values[8, 0] = np.nan, np.inf
+    mask = np.arange(100) < 90
+    moments = moments_of(values, jnp.asarray(mask))
+    kept = values[mask & np.isfinite(values).all(axis=1)]
+    np.testing.assert_allclose(moments.mean, kept.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(moments.std(), kept.std(axis=0), rtol=1e-5)
+    assert moments.skipped == 2 and moments.count == 88
+
+
+def test_a_reward_that_is_not_finite_does_not_stay_in_the_discounted_return():
+    rewards = jnp.array([1.0, jnp.nan, 2.0, jnp.inf, 3.0])[:, None]
+    resets, mask = jnp.zeros((5, 1), bool), jnp.ones((5, 1), bool)
+    normalizer = RewardNormalizer.create(1).update(trajectory(rewards, resets, mask), jnp.float32(0.5))
+    np.testing.assert_allclose(normalizer.discounted_return, [3 + 0.5 * (2 + 0.5 * 1)])
+    assert np.isfinite(normalizer.moments.std())
+
+
+@pytest.mark.parametrize("value", [3.0, -1e-3, 0.0])
+def test_a_single_value_is_not_standardized(value):
+    values = jnp.array([value, jnp.nan, 7.0])
+    np.testing.assert_array_equal(standardize(values, jnp.array([True, False, False])), [np.float32(value), 0, 0])
+    np.testing.assert_array_equal(standardize(values, jnp.zeros(3, bool)), [0, 0, 0])
