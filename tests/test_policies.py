@@ -456,3 +456,69 @@ def test_bad_input_is_refused_in_one_line(call, words):
     with pytest.raises(ValueError) as caught:
         call()
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+# Sizes of 0, and numbers of 64 bits.
+
+EMPTY = Box(-1, 1, (0,))
+
+
+@pytest.mark.parametrize("name", ["mlp", "gru", "linear_recurrent", "transformer"])
+def test_an_observation_of_size_0_changes_nothing(name):
+    """The parameters, the features and the memory are those of a policy that does not get it."""
+    bodies = dict(
+        mlp=mlp((4,)), gru=gru(4), linear_recurrent=linear_recurrent(4, 1), transformer=transformer(4, 1, 2, 3)
+    )
+    results = []
+    for nothing in ({}, {"b": EMPTY}, {"b": Box(-1, 1, (2, 0)), "c": MultiDiscrete(()), "d": Dict({"e": EMPTY})}):
+        policy = actor_critic(spaces(Dict({"a": Box(-5, 5, (2,))} | nothing), Discrete(3)), bodies[name])
+        observations = {"a": jax.random.normal(jax.random.key(1), (3, 2, 2))}
+        for part, space in nothing.items():
+            zeros = {"e": np.zeros((3, 2, 0))} if isinstance(space, Dict) else np.zeros((3, 2, *space.shape))
+            observations[part] = zeros
+        params = jax.jit(policy.init)(jax.random.key(0))
+        output = jax.jit(policy.apply)(params, policy.initial_carry(2), observations, jnp.zeros((3, 2), bool))
+        results.append(jax.tree.leaves((params, output)))
+    for other in results[1:]:
+        jax.tree.map(np.testing.assert_array_equal, results[0], other)
+
+
+def test_a_policy_may_have_no_inputs_at_all():
+    for space in (Box(-1, 1, (3, 0)), Dict({"a": EMPTY, "action_mask": MultiBinary((3,))})):
+        for body in (mlp(()), gru(4)):
+            report = check_policy(actor_critic(spaces(space, Discrete(3)), body))
+            assert report.passed, report
+    body = parallel({"a": mlp((4,)), "b": mlp((4,))})
+    assert check_policy(actor_critic(spaces(Dict({"a": VECTOR, "b": EMPTY}), Discrete(3)), body)).passed
+
+
+@pytest.mark.parametrize("actions", [EMPTY, MultiDiscrete(())])
+def test_an_action_space_without_actions_is_refused(actions):
+    with pytest.raises(ValueError, match="action_space of drawn must have at least one action, got "):
+        actor_critic(spaces(VECTOR, actions), mlp())
+
+
+def test_a_dict_without_observations_is_refused():
+    for space in (Dict({}), Dict({"inner": Dict({})}), Dict({"action_mask": MultiBinary((3,))})):
+        with pytest.raises(ValueError, match="a Dict of observations must have one besides an action mask"):
+            actor_critic(spaces(space, Discrete(3)), mlp())
+
+
+@pytest.mark.parametrize("options", [{}, {"positions": "rotary"}, "gru", "linear_recurrent", "none"])
+def test_every_memory_trains_with_64_bits_enabled(options):
+    """Parameters and memories keep their 32 bits, so that a scan over training steps takes them."""
+    with jax.enable_x64(True):
+        environment = spaces(Dict({"vector": VECTOR, "cell": CELL}), Discrete(3))
+        if isinstance(options, str):
+            policy = make_policy(environment, memory=options, hidden_sizes=(4,), memory_size=4)
+        else:
+            policy = actor_critic(environment, transformer(4, 1, 2, context=3, **options))
+        algorithm = gaejax.ppo(environment, policy)
+        config = gaejax.PPOConfig(num_envs=2, num_steps=4, num_minibatches=1, num_epochs=1)
+        state = algorithm.init(jax.random.key(0), config)
+        following, _ = jax.jit(algorithm.step)(state)
+        types = lambda tree: [leaf.dtype for leaf in jax.tree.leaves(tree)]  # noqa: E731
+        assert types(following) == types(state)
+        kept = types((following.params, following.rollout.carry))
+        assert set(map(str, kept)) <= {"float32", "int32"}
+        assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(following.params))

@@ -16,8 +16,6 @@ def orthogonal(gain: float) -> Callable[..., jax.Array]:
 
     def init(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
         size, count = max(shape), min(shape)
-        if count == 0:  # a layer without inputs
-            return jnp.zeros(shape, dtype)
         columns = jax.random.normal(key, (count, size), dtype)
 
         def orthogonalize(index: jax.Array, basis: jax.Array) -> jax.Array:

@@ -32,7 +32,7 @@ def observing(body: Body, space: Space, argument: str, names: Sequence[str] | No
     """A body of float inputs as one of observations, which computes in `compute_dtype` and returns float32."""
     if isinstance(space, Dict):
         known = [name for name in space.spaces if name != MASK]
-        if not known:
+        if not jax.tree.leaves(zeros(Dict({name: space.spaces[name] for name in known}))):
             raise ValueError(f"a Dict of observations must have one besides an action mask, got {list(space.spaces)}")
         names = known if names is None else list(names)
         if not names or not set(names) <= set(known):

@@ -13,9 +13,10 @@ ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu, "swish": nn.swish, "gelu": nn.g
 
 
 def flat(inputs: Any) -> jax.Array:
-    """Inputs with leaves `[B, ...]` as one vector each, `[B, d]`."""
+    """Flattens and concatenates inputs with leaves `[B, ...]` to `[B, d]`; inputs of size 0 become a 0, `[B, 1]`."""
     parts = [x.reshape(x.shape[0], math.prod(x.shape[1:])) for x in jax.tree.leaves(inputs)]
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+    joined = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+    return joined if joined.shape[1] else jnp.zeros((joined.shape[0], 1), joined.dtype)
 
 
 def activation_function(name: str) -> Any:
