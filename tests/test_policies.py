@@ -31,6 +31,7 @@ from gaejax.policies import (
 )
 from gaejax.policies.critics import ValueBins
 from gaejax.policies.initializers import orthogonal
+from gaejax.policies.inputs import zeros
 from gaejax.testing import check_policy
 from gaejax.testing.policies import NUM_ROWS, NUM_STEPS
 
@@ -423,10 +424,10 @@ def longer_memory_than_its_cache():
     [
         (
             small_mask,
-            "action_mask of drawn must be MultiBinary((3,)), a boolean an action, got MultiBinary(shape=(2,))",
+            "action_mask of drawn must be MultiBinary((3,)), one boolean per action, got MultiBinary(shape=(2,))",
         ),
         (mask_of_another_shape, "action_mask must have the shape of the logits, (2, 3, 3), got (2, 3, 4)"),
-        (longer_memory_than_its_cache, "carry holds 4 steps where the transformer's context is 16: take it from"),
+        (longer_memory_than_its_cache, "carry must hold 16 steps, the transformer's context, got 4: use this policy's"),
         (lambda: transformer(10, 1, 4), "size must be a multiple of 2 * num_heads = 8, got 10"),
         (lambda: transformer(8, context=0), "context of transformer must be at least 1, got 0"),
         (lambda: transformer(8, positions="sine"), "positions must be 'learned' or 'rotary', got 'sine'"),
@@ -474,8 +475,7 @@ def test_an_observation_of_size_0_changes_nothing(name):
         policy = actor_critic(spaces(Dict({"a": Box(-5, 5, (2,))} | nothing), Discrete(3)), bodies[name])
         observations = {"a": jax.random.normal(jax.random.key(1), (3, 2, 2))}
         for part, space in nothing.items():
-            zeros = {"e": np.zeros((3, 2, 0))} if isinstance(space, Dict) else np.zeros((3, 2, *space.shape))
-            observations[part] = zeros
+            observations[part] = jax.tree.map(lambda x: jnp.zeros((3, 2, *x.shape), x.dtype), zeros(space))
         params = jax.jit(policy.init)(jax.random.key(0))
         output = jax.jit(policy.apply)(params, policy.initial_carry(2), observations, jnp.zeros((3, 2), bool))
         results.append(jax.tree.leaves((params, output)))
@@ -484,12 +484,16 @@ def test_an_observation_of_size_0_changes_nothing(name):
 
 
 def test_a_policy_may_have_no_inputs_at_all():
-    for space in (Box(-1, 1, (3, 0)), Dict({"a": EMPTY, "action_mask": MultiBinary((3,))})):
-        for body in (mlp(()), gru(4)):
-            report = check_policy(actor_critic(spaces(space, Discrete(3)), body))
-            assert report.passed, report
-    body = parallel({"a": mlp((4,)), "b": mlp((4,))})
-    assert check_policy(actor_critic(spaces(Dict({"a": VECTOR, "b": EMPTY}), Discrete(3)), body)).passed
+    report = check_policy(actor_critic(spaces(Box(-1, 1, (3, 0)), Discrete(3)), gru(4)))
+    assert report.passed, report
+    apart = parallel({"a": mlp((4,)), "b": mlp((4,))})
+    masked = Dict({"a": EMPTY, "action_mask": MultiBinary((3,))})
+    for space, body in ((EMPTY, mlp(())), (masked, mlp((4,))), (Dict({"a": VECTOR, "b": EMPTY}), apart)):
+        policy = actor_critic(spaces(space, Discrete(3)), body)
+        resets = jnp.zeros((2, 3), bool)
+        observations = jax.tree.map(lambda x: jnp.zeros((2, 3, *x.shape), x.dtype), zeros(space))
+        _, distributions, values = policy.apply(policy.init(jax.random.key(0)), (), observations, resets)
+        assert values.shape == (2, 3) and distributions.logits.shape == (2, 3, 3)
 
 
 @pytest.mark.parametrize("actions", [EMPTY, MultiDiscrete(())])
