@@ -53,7 +53,7 @@ class Categorical(NamedTuple):
 
     def log_prob(self, actions: jax.Array) -> jax.Array:
         """Computes log-probabilities `[...]` of integer `actions` `[...]`."""
-        # A product with one-hot vectors: its gradient is another product, whereas that of a gather is a scatter.
+        # A product with one-hot vectors: its gradient is another product, whereas a gather's would be a scatter.
         chosen = jax.nn.one_hot(actions, self.logits.shape[-1], dtype=jnp.bool_)
         return jnp.sum(jnp.where(chosen, jax.nn.log_softmax(self.logits), 0), axis=-1)
 

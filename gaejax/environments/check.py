@@ -24,7 +24,7 @@ def check_environment(environment: Environment, params: Any = None) -> None:
 
     Raises:
       TypeError: if `environment` is not a `gaejax.Environment`.
-      ValueError: for anything else, in one line with the environment's name, what came and what is wanted.
+      ValueError: for anything else, with one line: the environment's name, what it returned, what it should return.
     """
     _traced(environment, params)
 

@@ -37,7 +37,7 @@ def actor_critic(
     Args:
       environment: The environment whose spaces the policy is for.
       body: Computes the features that the policy head reads, and the value head too if there is no `critic_body`.
-      critic_body: Computes the features that the value head reads; default: those of `body`.
+      critic_body: Computes the features that the value head reads; default: `body` does.
       actor_observations, critic_observations: The entries of a `Dict` that each body sees (an asymmetric critic sees
         more than the actor); default: all.
       squash: Whether real actions are squashed into their bounds by a tanh, instead of clipped to them.
