@@ -1,4 +1,4 @@
-"""Action distributions: pytrees whose leading axes are batch axes, so they survive `scan`, `vmap` and indexing."""
+"""Action distributions: pytrees whose leading axes are batch axes, so `scan`, `vmap` and indexing work on them."""
 
 import math
 from collections.abc import Callable
@@ -13,54 +13,67 @@ MANY_ACTIONS, BLOCK = 4096, 256
 
 
 class Distribution(Protocol):
-    """What a policy's `apply` returns for each observation: every method keeps the leading axes."""
+    """The action distributions that a policy's `apply` returns; every method keeps the leading axes `[...]`."""
 
-    def sample(self, key: jax.Array) -> jax.Array: ...
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Samples actions `[..., *shape]`."""
+        ...
 
-    def mode(self) -> jax.Array: ...
+    def mode(self) -> jax.Array:
+        """Returns the greedy actions `[..., *shape]`."""
+        ...
 
-    def log_prob(self, actions: jax.Array) -> jax.Array: ...
+    def log_prob(self, actions: jax.Array) -> jax.Array:
+        """Computes log-probabilities or log-densities `[...]` of `actions`."""
+        ...
 
-    def entropy(self) -> jax.Array: ...
+    def entropy(self) -> jax.Array:
+        """Computes entropies `[...]` in nats."""
+        ...
 
-    def kl_divergence(self, other: Any) -> jax.Array: ...
+    def kl_divergence(self, other: Any) -> jax.Array:
+        """Computes KL(self || other) `[...]` in nats, where `other` is of the same class."""
+        ...
 
 
 class Categorical(NamedTuple):
-    """A distribution over the integers `0 .. A - 1`, from unnormalized log-probabilities `[..., A]`."""
+    """A distribution over the integers `0 .. A - 1`, given by unnormalized log-probabilities `[..., A]`."""
 
     logits: jax.Array
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Actions `[...]`, int32."""
+        """Samples actions `[...]`, int32."""
         if self.logits.shape[-1] >= MANY_ACTIONS:
             return _sample_of_many(key, self.logits)
         return jax.random.categorical(key, self.logits).astype(jnp.int32)
 
     def mode(self) -> jax.Array:
-        """The most probable actions `[...]`, int32."""
+        """Returns the most probable actions `[...]`, int32."""
         return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
 
     def log_prob(self, actions: jax.Array) -> jax.Array:
-        """Log-probabilities `[...]` of integer `actions` `[...]`."""
-        # A product with one-hot rows: its gradient is another product, where a gather's would be a scatter.
+        """Computes log-probabilities `[...]` of integer `actions` `[...]`."""
+        # A product with one-hot vectors: its gradient is another product, whereas a gather's would be a scatter.
         chosen = jax.nn.one_hot(actions, self.logits.shape[-1], dtype=jnp.bool_)
         return jnp.sum(jnp.where(chosen, jax.nn.log_softmax(self.logits), 0), axis=-1)
 
     def entropy(self) -> jax.Array:
-        """Entropies `[...]` in nats."""
+        """Computes entropies `[...]` in nats."""
         log_probs = jax.nn.log_softmax(self.logits)
         return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
     def kl_divergence(self, other: "Categorical") -> jax.Array:
-        """KL(self || other) `[...]` in nats."""
+        """Computes KL(self || other) `[...]` in nats."""
         log_probs = jax.nn.log_softmax(self.logits)
         return jnp.sum(jnp.exp(log_probs) * (log_probs - jax.nn.log_softmax(other.logits)), axis=-1)
 
 
 def _sample_of_many(key: jax.Array, logits: jax.Array) -> jax.Array:
-    """A block of actions, then one of them, by inversion: two uniform numbers instead of one for each action, which
-    take as long as a layer where there are as many as a vocabulary has."""
+    """Samples a block of actions, then an action in it, by inversion of the cumulative distribution.
+
+    It needs two uniform numbers instead of one per action; for a whole vocabulary, drawing those takes as long as a
+    layer of the network.
+    """
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
     weights = jnp.pad(weights, [(0, 0)] * (logits.ndim - 1) + [(0, -logits.shape[-1] % BLOCK)])
     blocks = weights.reshape(*logits.shape[:-1], -1, BLOCK)
@@ -71,68 +84,68 @@ def _sample_of_many(key: jax.Array, logits: jax.Array) -> jax.Array:
 
 
 def _inverted(weights: jax.Array, uniform: jax.Array) -> jax.Array:
-    """The first index at which the cumulated weights `[..., A]` exceed this share `[..., 1]` of their sum; never one of
-    weight 0."""
+    """Returns the first index `[...]` at which the cumulative sum of weights `[..., A]` exceeds the fraction `uniform`
+    `[..., 1]` of the total; never one with weight 0."""
     cumulated = jnp.where(weights > 0, jnp.cumsum(weights, axis=-1), 0)
     return jnp.argmax(cumulated > uniform * jnp.max(cumulated, axis=-1, keepdims=True), axis=-1)
 
 
 class DiagonalGaussian(NamedTuple):
-    """Independent normal distributions over `D` real numbers: `mean` and `log_std`, each `[..., D]`."""
+    """Independent normal distributions over D real numbers, given by `mean` and `log_std`, each `[..., D]`."""
 
     mean: jax.Array
     log_std: jax.Array
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Actions `[..., D]`."""
+        """Samples actions `[..., D]`."""
         return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape, self.mean.dtype)
 
     def mode(self) -> jax.Array:
-        """The means `[..., D]`."""
+        """Returns the means `[..., D]`."""
         return self.mean
 
     def log_prob(self, actions: jax.Array) -> jax.Array:
-        """Log-densities `[...]` of `actions` `[..., D]`, summed over D."""
+        """Computes log-densities `[...]` of `actions` `[..., D]`, summed over D."""
         standardized = (actions - self.mean) * jnp.exp(-self.log_std)
         return -jnp.sum(0.5 * standardized**2 + self.log_std + 0.5 * math.log(2 * math.pi), axis=-1)
 
     def entropy(self) -> jax.Array:
-        """Differential entropies `[...]` in nats."""
+        """Computes differential entropies `[...]` in nats."""
         return jnp.sum(self.log_std + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
 
     def kl_divergence(self, other: "DiagonalGaussian") -> jax.Array:
-        """KL(self || other) `[...]` in nats."""
+        """Computes KL(self || other) `[...]` in nats."""
         distance = (self.mean - other.mean) * jnp.exp(-other.log_std)
         ratio = self.log_std - other.log_std
         return jnp.sum(0.5 * (jnp.expm1(2 * ratio) + distance**2) - ratio, axis=-1)
 
 
 class TanhGaussian(NamedTuple):
-    """Actions in (-1, 1): the hyperbolic tangents of independent normal numbers, `mean` and `log_std` `[..., D]`.
+    """Actions in (-1, 1): hyperbolic tangents of independent normal numbers, given by `mean` and `log_std` `[..., D]`.
 
-    Log-densities are those of the actions themselves, exact for every float inside (-1, 1) (Haarnoja et al. 2018,
-    arXiv:1801.01290, appendix C). A sample that would round to 1 is the largest float below it.
+    Log-densities refer to the actions, after the tangent, and are exact for every float inside (-1, 1) (Haarnoja et al.
+    2018, arXiv:1801.01290, appendix C). A sample that would round to 1 becomes the largest float below 1.
     """
 
     mean: jax.Array
     log_std: jax.Array
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Actions `[..., D]`."""
+        """Samples actions `[..., D]`."""
         return _inside(jnp.tanh(DiagonalGaussian(*self).sample(key)))
 
     def mode(self) -> jax.Array:
-        """The medians `[..., D]`, as is the custom: the density's own maximum may lie at the edge."""
+        """Returns the medians `[..., D]`, as is common: the maximum of the density may lie at the edge."""
         return _inside(jnp.tanh(self.mean))
 
     def log_prob(self, actions: jax.Array) -> jax.Array:
-        """Log-densities `[...]` of `actions` `[..., D]`, summed over D."""
+        """Computes log-densities `[...]` of `actions` `[..., D]`, summed over D."""
         actions = _inside(actions)
-        stretch = jnp.log1p(actions) + jnp.log1p(-actions)  # log of the tangent's derivative, 1 - a^2
+        stretch = jnp.log1p(actions) + jnp.log1p(-actions)  # the log of the tangent's derivative, 1 - a^2
         return DiagonalGaussian(*self).log_prob(jnp.arctanh(actions)) - jnp.sum(stretch, axis=-1)
 
     def entropy(self) -> jax.Array:
-        """Differential entropies `[...]` in nats, by Gauss-Hermite quadrature over the normal numbers."""
+        """Computes differential entropies `[...]` in nats, by Gauss-Hermite quadrature over the normal numbers."""
         points, weights = np.polynomial.hermite_e.hermegauss(32)
         numbers = self.mean[..., None] + jnp.exp(self.log_std)[..., None] * points.astype(np.float32)
         stretch = 2 * (math.log(2) - jnp.abs(numbers) - jax.nn.softplus(-2 * jnp.abs(numbers)))
@@ -140,52 +153,52 @@ class TanhGaussian(NamedTuple):
         return DiagonalGaussian(*self).entropy() + jnp.sum(expected, axis=-1)
 
     def kl_divergence(self, other: "TanhGaussian") -> jax.Array:
-        """KL(self || other) `[...]` in nats: that of the normal numbers, since both are squashed alike."""
+        """Computes KL(self || other) `[...]` in nats, which equals the divergence before the tangent."""
         return DiagonalGaussian(*self).kl_divergence(DiagonalGaussian(*other))
 
 
 def _inside(actions: jax.Array) -> jax.Array:
-    """Actions kept within the floats of (-1, 1)."""
+    """Clips actions to the floats inside (-1, 1)."""
     edge = 1 - jnp.finfo(actions.dtype).epsneg
     return jnp.clip(actions, -edge, edge)
 
 
 @struct.dataclass
 class MultiCategorical:
-    """Independent choices: `logits` `[..., sum(sizes)]`, of which the k-th choice reads its `sizes[k]`."""
+    """Independent choices, given by their concatenated `logits` `[..., sum(sizes)]`; choice k has `sizes[k]`."""
 
     logits: jax.Array
     sizes: tuple[int, ...] = struct.field(pytree_node=False)
 
     def choices(self) -> list[Categorical]:
-        """The distribution of each choice."""
+        """Returns the distribution of each choice."""
         return [Categorical(part) for part in jnp.split(self.logits, np.cumsum(self.sizes)[:-1], axis=-1)]
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Actions `[..., K]`, int32."""
+        """Samples actions `[..., K]`, int32."""
         keys = jax.random.split(key, len(self.sizes))
         return jnp.stack([part.sample(key) for part, key in zip(self.choices(), keys, strict=True)], axis=-1)
 
     def mode(self) -> jax.Array:
-        """The most probable actions `[..., K]`, int32."""
+        """Returns the most probable actions `[..., K]`, int32."""
         return jnp.stack([part.mode() for part in self.choices()], axis=-1)
 
     def log_prob(self, actions: jax.Array) -> jax.Array:
-        """Log-probabilities `[...]` of integer `actions` `[..., K]`."""
-        return sum(part.log_prob(actions[..., k]) for k, part in enumerate(self.choices()))
+        """Computes log-probabilities `[...]` of integer `actions` `[..., K]`."""
+        return jnp.asarray(sum(part.log_prob(actions[..., k]) for k, part in enumerate(self.choices())))
 
     def entropy(self) -> jax.Array:
-        """Entropies `[...]` in nats."""
-        return sum(part.entropy() for part in self.choices())
+        """Computes entropies `[...]` in nats."""
+        return jnp.asarray(sum(part.entropy() for part in self.choices()))
 
     def kl_divergence(self, other: "MultiCategorical") -> jax.Array:
-        """KL(self || other) `[...]` in nats."""
+        """Computes KL(self || other) `[...]` in nats."""
         pairs = zip(self.choices(), other.choices(), strict=True)
-        return sum(part.kl_divergence(another) for part, another in pairs)
+        return jnp.asarray(sum(part.kl_divergence(another) for part, another in pairs))
 
 
 class EpsilonGreedy(NamedTuple):
-    """The action of the highest value, but with probability epsilon any (of those whose value is not masked out).
+    """Takes the action with the highest value; with probability epsilon, one drawn uniformly from those not masked out.
 
     Attributes:
       action_values: `[..., A]`.
@@ -196,7 +209,7 @@ class EpsilonGreedy(NamedTuple):
     epsilon: jax.Array
 
     def behaviour(self) -> Categorical:
-        """The probabilities of the actions."""
+        """Returns the distribution that actions are sampled from."""
         allowed = self.action_values > jnp.finfo(self.action_values.dtype).min
         greedy = jax.nn.one_hot(self.mode(), allowed.shape[-1])
         epsilon = self.epsilon[..., None]
@@ -205,40 +218,41 @@ class EpsilonGreedy(NamedTuple):
         return Categorical(mask_logits(jnp.log(jnp.maximum(probabilities, tiny)), probabilities > 0))
 
     def values_of(self, actions: jax.Array) -> jax.Array:
-        """The values `[...]` of integer `actions` `[...]`."""
+        """Returns the values `[...]` of integer `actions` `[...]`."""
         chosen = jax.nn.one_hot(actions, self.action_values.shape[-1], dtype=jnp.bool_)
         return jnp.sum(jnp.where(chosen, self.action_values, 0), axis=-1)
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Actions `[...]`, int32."""
+        """Samples actions `[...]`, int32."""
         return self.behaviour().sample(key)
 
     def mode(self) -> jax.Array:
-        """The actions of the highest value `[...]`, int32."""
+        """Returns the actions with the highest values `[...]`, int32."""
         return jnp.argmax(self.action_values, axis=-1).astype(jnp.int32)
 
     def log_prob(self, actions: jax.Array) -> jax.Array:
-        """Log-probabilities `[...]` of integer `actions` `[...]`."""
+        """Computes log-probabilities `[...]` of integer `actions` `[...]`."""
         return self.behaviour().log_prob(actions)
 
     def entropy(self) -> jax.Array:
-        """Entropies `[...]` in nats."""
+        """Computes entropies `[...]` in nats."""
         return self.behaviour().entropy()
 
     def kl_divergence(self, other: "EpsilonGreedy") -> jax.Array:
-        """KL(self || other) `[...]` in nats."""
+        """Computes KL(self || other) `[...]` in nats."""
         return self.behaviour().kl_divergence(other.behaviour())
 
 
 @struct.dataclass
 class LazyCategorical:
-    """A `Categorical` whose logits `hidden @ kernel.T + bias` are made `chunk` positions at a time, and made again for
-    the gradient: where `[T, N, A]` would not fit.
+    """A `Categorical` whose logits `hidden @ kernel.T + bias` are computed for `chunk` positions at a time, and again
+    for the gradient: for logits `[T, N, A]` that would not fit in memory.
 
     Attributes:
       hidden: `[..., h]`.
-      kernel, bias: `[A, h]`, `[A]`, shared by all positions; stacked by `vmap` or `scan` they lead like `hidden`.
-      chunk: positions whose logits exist at one time.
+      kernel, bias: `[A, h]` and `[A]`, shared by all positions; `vmap` or `scan` gives them the leading axes of
+        `hidden`.
+      chunk: The number of positions whose logits exist at a time.
     """
 
     hidden: jax.Array
@@ -247,28 +261,28 @@ class LazyCategorical:
     chunk: int = struct.field(pytree_node=False)
 
     def sample(self, key: jax.Array) -> jax.Array:
-        """Actions `[...]`, int32."""
+        """Samples actions `[...]`, int32."""
         keys = jax.random.split(key, self.hidden.shape[:-1])
         return self._by_position(lambda distribution, key: distribution.sample(key), keys)
 
     def mode(self) -> jax.Array:
-        """The most probable actions `[...]`, int32."""
+        """Returns the most probable actions `[...]`, int32."""
         return self._by_position(lambda distribution: distribution.mode())
 
     def log_prob(self, actions: jax.Array) -> jax.Array:
-        """Log-probabilities `[...]` of integer `actions` `[...]`."""
+        """Computes log-probabilities `[...]` of integer `actions` `[...]`."""
         return self._by_position(lambda distribution, action: distribution.log_prob(action), actions)
 
     def entropy(self) -> jax.Array:
-        """Entropies `[...]` in nats."""
+        """Computes entropies `[...]` in nats."""
         return self._by_position(lambda distribution: distribution.entropy())
 
     def kl_divergence(self, other: "LazyCategorical") -> jax.Array:
-        """KL(self || other) `[...]` in nats."""
+        """Computes KL(self || other) `[...]` in nats."""
         return self._by_position(Categorical.kl_divergence, others=(other,))
 
-    def _by_position(self, method: Callable, *inputs: jax.Array, others: tuple = ()) -> jax.Array:
-        """`method(the position's Categorical, those of others, *inputs at the position)` everywhere."""
+    def _by_position(self, method: Callable[..., jax.Array], *inputs: jax.Array, others: tuple = ()) -> jax.Array:
+        """Calls `method(categorical, *other_categoricals, *inputs)` at every position, with its logits and inputs."""
 
         def everywhere(lazy: tuple, inputs: tuple) -> jax.Array:
             hidden = tuple(one.hidden for one in lazy)
@@ -289,13 +303,17 @@ class LazyCategorical:
 
 
 def mask_logits(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Logits that leave no probability, and no gradient, where `mask` is false; of the same shape, or refused.
+    """Returns logits without probability, and without gradient, where `mask` is false.
 
-    The lowest finite number stands for minus infinity, which would make entropies and gradients NaN. Where nothing is
-    allowed (on a row that is masked itself) everything is.
+    The lowest finite number replaces minus infinity, which would make entropies and gradients NaN. Where a mask allows
+    no action (at a step that does not count), every action is allowed.
+
+    Args:
+      logits: `[..., A]`.
+      mask: Booleans of the same shape.
 
     Raises:
-      ValueError: if the mask's last axis is not that of the logits.
+      ValueError: if the shapes differ.
     """
     if mask.shape != logits.shape:
         raise ValueError(f"action_mask must have the shape of the logits, {logits.shape}, got {mask.shape}")

@@ -192,3 +192,106 @@ def test_an_unsupported_space_is_named():
         from_gymnax(source, params, "odd")
     with pytest.raises(ValueError, match="action_space of odd must be Discrete, MultiDiscrete or Box, got Tuple"):
         gaejax.mlp_policy(counter().replace(name="odd", action_space=source.action_space()))
+
+
+# Spaces and infos of other packages, as from_gymnax reads them.
+
+
+class Shifted:
+    """An environment with gymnax's methods, whose actions and observations are discrete and start at 10."""
+
+    name = "shifted"
+
+    def __init__(self, actions, observations):
+        self.actions, self.observations = actions, observations
+
+    def action_space(self, params):
+        return self.actions
+
+    def observation_space(self, params):
+        return self.observations
+
+    def reset_env(self, key, params):
+        return self.observed(jnp.int32(10)), jnp.zeros((), jnp.int32)
+
+    def step_env(self, key, state, action, params):
+        return self.observed(action), state, action, False, {"metrics": {"action": action}, "other": state}
+
+    def observed(self, number):
+        return {"number": number, "vector": jnp.zeros(2)} if hasattr(self.observations, "spaces") else number
+
+    def is_truncated(self, state, params):
+        return False
+
+
+def test_discrete_spaces_that_do_not_start_at_0_are_shifted():
+    from gymnasium import spaces
+
+    number, box = spaces.Discrete(2, start=10), spaces.Box(-1, 1, (2,))
+    for observations in (number, spaces.Dict({"number": number, "vector": box})):
+        environment = from_gymnax(Shifted(number, observations), ())
+        gaejax.environments.check_environment(environment)
+        assert environment.action_space == gaejax.Discrete(2)
+        state, first = environment.reset(jax.random.key(0), ())
+        for action in (0, 1):
+            _, following, reward, *_ = environment.step(jax.random.key(0), state, jnp.int32(action), ())
+            assert reward == 10 + action  # what the source was given
+            for observation, expected in ((first, 0), (following, action)):
+                seen = observation["number"] if isinstance(observation, dict) else observation
+                assert seen == expected and seen.dtype == jnp.int32
+
+
+def test_the_metrics_of_the_source_are_passed_on_and_nothing_else():
+    from gymnasium import spaces
+
+    environment = from_gymnax(Shifted(spaces.Discrete(3), spaces.Discrete(3)), ())
+    assert gaejax.environments.metric_names(environment) == ("action",)
+    info = environment.step(jax.random.key(0), jnp.int32(0), jnp.int32(2), ())[-1]
+    assert set(info) == {"metrics"} and info["metrics"]["action"] == 2
+
+
+def named(name, **attributes):
+    """An object whose class has this name, and these attributes."""
+    return type(name, (), attributes)()
+
+
+@pytest.mark.parametrize(
+    "space, words",
+    [
+        (named("Discrete"), "the action space of shifted is not usable: 'Discrete' object has no attribute 'shape'"),
+        (named("Discrete", shape=(3,), n=2), "not usable: a Discrete must have shape (), got (3,)"),
+        (named("Discrete", shape=(), n=0), "not usable: n of Discrete must be a whole number of at least 1, got 0"),
+        (named("Discrete", shape=(), n=2, start="a"), "not usable: invalid literal for int()"),
+        (named("Box", shape=(2,), low=float("nan"), high=1), "not usable: low of Box must not be NaN"),
+        (named("Box", shape=(2,), low=1, high=0), "not usable: low of Box must not exceed high"),
+        (named("Box", shape=(2,), low=0), "not usable: 'Box' object has no attribute 'high'"),
+        (named("Dict"), "is a Dict: only Discrete, Box and a Dict of them are supported"),
+        (named("Dict", spaces={"a": named("Graph")}), "the a in the action space of shifted is a Graph: only"),
+        (None, "is a NoneType: only"),
+    ],
+)
+def test_a_space_that_cannot_be_read_is_refused_in_one_line(space, words):
+    with pytest.raises(ValueError) as caught:
+        from_gymnax(Shifted(space, gaejax.Discrete(2)), ())
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_subclasses_of_spaces_and_our_own_spaces_are_read():
+    from gymnax.environments import spaces
+
+    class Moves(spaces.Discrete):
+        pass
+
+    environment = from_gymnax(Shifted(Moves(4), gaejax.MultiDiscrete((2, 3))), ())
+    assert environment.action_space == gaejax.Discrete(4)
+    assert environment.observation_space == gaejax.MultiDiscrete((2, 3))
+
+
+def test_from_gymnax_refuses_other_objects_in_one_line():
+    import gymnasium
+
+    for stranger, kind in ((gymnasium.make("CartPole-v1"), "TimeLimit"), (None, "NoneType"), ("CartPole-v1", "str")):
+        with pytest.raises(
+            TypeError, match=rf"^source must be an environment of gymnax, got a \S*{kind} without reset"
+        ):
+            from_gymnax(stranger, ())

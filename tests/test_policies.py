@@ -31,6 +31,7 @@ from gaejax.policies import (
 )
 from gaejax.policies.critics import ValueBins
 from gaejax.policies.initializers import orthogonal
+from gaejax.policies.inputs import zeros
 from gaejax.testing import check_policy
 from gaejax.testing.policies import NUM_ROWS, NUM_STEPS
 
@@ -423,10 +424,10 @@ def longer_memory_than_its_cache():
     [
         (
             small_mask,
-            "action_mask of drawn must be MultiBinary((3,)), a boolean an action, got MultiBinary(shape=(2,))",
+            "action_mask of drawn must be MultiBinary((3,)), one boolean per action, got MultiBinary(shape=(2,))",
         ),
         (mask_of_another_shape, "action_mask must have the shape of the logits, (2, 3, 3), got (2, 3, 4)"),
-        (longer_memory_than_its_cache, "carry holds 4 steps where the transformer's context is 16: take it from"),
+        (longer_memory_than_its_cache, "carry must hold 16 steps, the transformer's context, got 4: use this policy's"),
         (lambda: transformer(10, 1, 4), "size must be a multiple of 2 * num_heads = 8, got 10"),
         (lambda: transformer(8, context=0), "context of transformer must be at least 1, got 0"),
         (lambda: transformer(8, positions="sine"), "positions must be 'learned' or 'rotary', got 'sine'"),
@@ -438,7 +439,7 @@ def longer_memory_than_its_cache():
         (lambda: mlp(activation="sigmoidal"), "activation must be one of tanh, relu"),
         (lambda: cnn(0), "channels and window must be positive integers, got (0, 3)"),
         (lambda: actor_critic(DISCRETE, cnn()).init(jax.random.key(0)), "the inputs of cnn must be images [H, W, C]"),
-        (lambda: actor_critic(DISCRETE, mlp(), squash=True), "squash needs real actions, and those of drawn are"),
+        (lambda: actor_critic(DISCRETE, mlp(), squash=True), "squash needs real actions, but the actions of drawn are"),
         (lambda: actor_critic(spaces(VECTOR, VECTOR), mlp(), squash=True), "squash needs actions with two finite"),
         (lambda: actor_critic(spaces(MASKED, VECTOR), mlp()), "drawn has an action_mask, but its actions are real"),
         (lambda: actor_critic(REAL, mlp(), logits_chunk=8), "logits_chunk must be at least 1, for one discrete action"),
@@ -446,8 +447,8 @@ def longer_memory_than_its_cache():
         (lambda: actor_critic(DISCRETE, mlp(), actor_observations=["a"]), "actor_observations needs a Dict"),
         (lambda: actor_critic(spaces(SENSES, CELL), mlp(), actor_observations=["a"]), "must be among image, cell"),
         (lambda: actor_critic(spaces(SENSES, CELL), mlp(), critic_observations=["cell"]), "needs a critic_body"),
-        (lambda: actor_critic(spaces(VECTOR, Box(-1, 1, ())), mlp()), "must be a Box of one axis, got shape ()"),
-        (lambda: actor_critic(spaces(VECTOR, Box(-1, 1, (2, 2))), mlp()), "must be a Box of one axis"),
+        (lambda: actor_critic(spaces(VECTOR, Box(-1, 1, ())), mlp()), "must be a Box with one axis, got shape ()"),
+        (lambda: actor_critic(spaces(VECTOR, Box(-1, 1, (2, 2))), mlp()), "must be a Box with one axis"),
         (lambda: make_policy(DISCRETE, size=3), "policy has no option size"),
         (lambda: make_policy(DISCRETE, memory="lstm"), "memory must be one of none, gru"),
     ],
@@ -456,3 +457,72 @@ def test_bad_input_is_refused_in_one_line(call, words):
     with pytest.raises(ValueError) as caught:
         call()
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+# Sizes of 0, and numbers of 64 bits.
+
+EMPTY = Box(-1, 1, (0,))
+
+
+@pytest.mark.parametrize("name", ["mlp", "gru", "linear_recurrent", "transformer"])
+def test_an_observation_of_size_0_changes_nothing(name):
+    """The parameters, the features and the memory are those of a policy that does not get it."""
+    bodies = dict(
+        mlp=mlp((4,)), gru=gru(4), linear_recurrent=linear_recurrent(4, 1), transformer=transformer(4, 1, 2, 3)
+    )
+    results = []
+    for nothing in ({}, {"b": EMPTY}, {"b": Box(-1, 1, (2, 0)), "c": MultiDiscrete(()), "d": Dict({"e": EMPTY})}):
+        policy = actor_critic(spaces(Dict({"a": Box(-5, 5, (2,))} | nothing), Discrete(3)), bodies[name])
+        observations = {"a": jax.random.normal(jax.random.key(1), (3, 2, 2))}
+        for part, space in nothing.items():
+            observations[part] = jax.tree.map(lambda x: jnp.zeros((3, 2, *x.shape), x.dtype), zeros(space))
+        params = jax.jit(policy.init)(jax.random.key(0))
+        output = jax.jit(policy.apply)(params, policy.initial_carry(2), observations, jnp.zeros((3, 2), bool))
+        results.append(jax.tree.leaves((params, output)))
+    for other in results[1:]:
+        jax.tree.map(np.testing.assert_array_equal, results[0], other)
+
+
+def test_a_policy_may_have_no_inputs_at_all():
+    report = check_policy(actor_critic(spaces(Box(-1, 1, (3, 0)), Discrete(3)), gru(4)))
+    assert report.passed, report
+    apart = parallel({"a": mlp((4,)), "b": mlp((4,))})
+    masked = Dict({"a": EMPTY, "action_mask": MultiBinary((3,))})
+    for space, body in ((EMPTY, mlp(())), (masked, mlp((4,))), (Dict({"a": VECTOR, "b": EMPTY}), apart)):
+        policy = actor_critic(spaces(space, Discrete(3)), body)
+        resets = jnp.zeros((2, 3), bool)
+        observations = jax.tree.map(lambda x: jnp.zeros((2, 3, *x.shape), x.dtype), zeros(space))
+        _, distributions, values = policy.apply(policy.init(jax.random.key(0)), (), observations, resets)
+        assert values.shape == (2, 3) and distributions.logits.shape == (2, 3, 3)
+
+
+@pytest.mark.parametrize("actions", [EMPTY, MultiDiscrete(())])
+def test_an_action_space_without_actions_is_refused(actions):
+    with pytest.raises(ValueError, match="action_space of drawn must have at least one action, got "):
+        actor_critic(spaces(VECTOR, actions), mlp())
+
+
+def test_a_dict_without_observations_is_refused():
+    for space in (Dict({}), Dict({"inner": Dict({})}), Dict({"action_mask": MultiBinary((3,))})):
+        with pytest.raises(ValueError, match="a Dict of observations must have one besides an action mask"):
+            actor_critic(spaces(space, Discrete(3)), mlp())
+
+
+@pytest.mark.parametrize("options", [{}, {"positions": "rotary"}, "gru", "linear_recurrent", "none"])
+def test_every_memory_trains_with_64_bits_enabled(options):
+    """Parameters and memories keep their 32 bits, so that a scan over training steps takes them."""
+    with jax.enable_x64(True):
+        environment = spaces(Dict({"vector": VECTOR, "cell": CELL}), Discrete(3))
+        if isinstance(options, str):
+            policy = make_policy(environment, memory=options, hidden_sizes=(4,), memory_size=4)
+        else:
+            policy = actor_critic(environment, transformer(4, 1, 2, context=3, **options))
+        algorithm = gaejax.ppo(environment, policy)
+        config = gaejax.PPOConfig(num_envs=2, num_steps=4, num_minibatches=1, num_epochs=1)
+        state = algorithm.init(jax.random.key(0), config)
+        following, _ = jax.jit(algorithm.step)(state)
+        types = lambda tree: [leaf.dtype for leaf in jax.tree.leaves(tree)]  # noqa: E731
+        assert types(following) == types(state)
+        kept = types((following.params, following.rollout.carry))
+        assert set(map(str, kept)) <= {"float32", "int32"}
+        assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(following.params))

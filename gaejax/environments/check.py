@@ -24,7 +24,7 @@ def check_environment(environment: Environment, params: Any = None) -> None:
 
     Raises:
       TypeError: if `environment` is not a `gaejax.Environment`.
-      ValueError: for anything else, in one line with the environment's name, what came and what is wanted.
+      ValueError: for anything else, with one line: the environment's name, what it returned, what it should return.
     """
     _traced(environment, params)
 
@@ -97,7 +97,7 @@ def _checked_reset(environment: Environment, key: jax.Array, params: Any) -> tup
         swapped = next(_mismatches("observation", state, environment.observation_space), None) is None
         order = ": return the state first, then the observation" if swapped else ""
         raise ValueError(f"{name}: reset must return (state, observation), but its {problem}{order}")
-    return state, observation
+    return jax.tree.map(jnp.asarray, made)  # as any transformation of JAX would hand them to `step`
 
 
 def _checked_step(environment: Environment, state: Any, observation: Any, made: Any) -> list[str]:

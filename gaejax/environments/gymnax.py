@@ -87,10 +87,10 @@ def from_gymnax(source: Any, params: Any, name: str | None = None) -> Environmen
     if missing:
         kind = f"{type(source).__module__}.{type(source).__name__}"
         raise TypeError(f"source must be an environment of gymnax, got a {kind} without {', '.join(missing)}")
-    name = name or source.name
+    label = name or str(source.name)
     source_space, source_action_space = source.observation_space(params), source.action_space(params)
-    observation_space = _space(source_space, f"observation space of {name}")
-    action_space = _space(source_action_space, f"action space of {name}")
+    observation_space = _space(source_space, f"observation space of {label}")
+    action_space = _space(source_action_space, f"action space of {label}")
     first_action = _start(source_action_space)
 
     def reset(key: jax.Array, params: Any) -> tuple[Any, Any]:
@@ -111,7 +111,7 @@ def from_gymnax(source: Any, params: Any, name: str | None = None) -> Environmen
             {"metrics": info["metrics"]} if isinstance(info, Mapping) and "metrics" in info else {},
         )
 
-    return rescale_actions(Environment(name, reset, step, observation_space, action_space, params))
+    return rescale_actions(Environment(label, reset, step, observation_space, action_space, params))
 
 
 def _space(space: Any, what: str) -> Space:

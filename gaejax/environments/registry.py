@@ -1,4 +1,4 @@
-"""Environments by name: those of packages, and one's own.
+"""Environments by name: from packages, or your own.
 
 To add a package, write one file with an adapter and add one line to `PACKAGES`. The file is imported when one of its
 names is asked for, and holds:
@@ -42,14 +42,14 @@ def make(name: str, **kwargs: Any) -> Environment:
 
     Args:
       name: One of four forms. `"CartPole-v1"`: an environment of gymnax, see `environment_names()`.
-        `"package:CartPole-v1"`: an environment of a package in `PACKAGES`. `"module.path:function"`: one's own, where
-        the module is importable or lies in the current directory. `"path/to/file.py:function"`: one's own, in that
+        `"package:CartPole-v1"`: an environment of a package in `PACKAGES`. `"module.path:function"`: your own, where
+        the module is importable or lies in the current directory. `"path/to/file.py:function"`: your own, in that
         file. `function` is a function that returns an `Environment`, or an `Environment` itself.
-      **kwargs: Arguments of that environment: of one's own function, or those of the package's `make`; for gymnax see
+      **kwargs: Arguments of that environment: of your own function, or of the package's `make`; for gymnax see
         `gaejax.environments.gymnax.make`.
 
     Raises:
-      ValueError: for an unknown name or argument, and if one's own function fails or returns something else.
+      ValueError: for an unknown name or argument, and if your own function fails or returns something else.
     """
     if not isinstance(name, str) or ":" not in name:
         return _from_package(DEFAULT_PACKAGE, name, kwargs)
@@ -101,7 +101,7 @@ def near_misses(name: str, names: list[str]) -> list[str]:
     return sorted(near, key=lambda other: -scores[other])[:3]
 
 
-# Environments of one's own.
+# Environments outside of packages: modules and files.
 
 
 def _own(name: str, kwargs: dict[str, Any]) -> Environment:

@@ -5,8 +5,8 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Box:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", _sizes("shape of Box", self.shape, least=0))
-        if isinstance(self.low, jax.core.Tracer) or isinstance(self.high, jax.core.Tracer):
+        if isinstance(self.low, Tracer) or isinstance(self.high, Tracer):
             return  # made inside a compiled function, where the bounds cannot be read
         low, high = (_bound(name, getattr(self, name), self.shape) for name in ("low", "high"))
         if np.any(low > high) or np.any(low == np.inf) or np.any(high == -np.inf):

@@ -1,4 +1,4 @@
-"""The actor-critic: any body, the head for the action space, a value."""
+"""The actor-critic: any body, the head for the action space, and a value head."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,36 +25,39 @@ def actor_critic(
     squash: bool = False,
     value_bins: ValueBins | None = None,
     logits_chunk: int | None = None,
-    compute_dtype: Any = jnp.float32,
+    compute_dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Policy:
-    """A policy of a body and the heads for an environment's spaces.
+    """Returns a policy made of a body and the heads for an environment's spaces.
 
-    Integers among the observations are one-hot encoded. Of a `Dict` the bodies get a dict (most flatten and join its
-    parts; `parallel` gives each part a body of its own); a part called `"action_mask"`, a `MultiBinary` of one boolean
-    an action (of several choices: theirs, joined), says which actions may be taken, and is not among the inputs.
+    Integers among the observations are one-hot encoded. For a `Dict` of observations the bodies get a dict: most
+    flatten and concatenate its entries, `parallel` gives each entry a body of its own. An entry called `"action_mask"`,
+    a `MultiBinary` with one boolean per action (for several choices: concatenated), says which actions may be taken; it
+    is not among the inputs.
 
     Args:
-      environment: whose spaces the policy is for.
-      body: between the observations and the policy's head. The critic reads its features too, unless it has a
-      critic_body: of its own.
-      actor_observations, critic_observations: the parts of a `Dict` that each sees (an asymmetric critic sees more than
-        the actor); default: all.
-      squash: whether real actions are squashed into their bounds by a tanh, instead of clipped there.
-      value_bins: of a critic that predicts a histogram of values; default: a number.
-      logits_chunk: positions whose logits are made at one time, where `[T, N, actions]` would not fit.
-      compute_dtype: of the bodies, for example `jnp.bfloat16`; parameters, memories, heads and losses stay float32.
+      environment: The environment whose spaces the policy is for.
+      body: Computes the features that the policy head reads, and the value head too if there is no `critic_body`.
+      critic_body: Computes the features that the value head reads; default: `body` does.
+      actor_observations, critic_observations: The entries of a `Dict` that each body sees (an asymmetric critic sees
+        more than the actor); default: all.
+      squash: Whether real actions are squashed into their bounds by a tanh, instead of clipped to them.
+      value_bins: The bins of a critic that predicts a histogram of values; default: it predicts a number.
+      logits_chunk: The number of positions whose logits are computed at a time, where `[T, N, actions]` would not fit
+        in memory.
+      compute_dtype: The type that bodies compute in, for example `jnp.bfloat16`; parameters, memories, heads and losses
+        stay float32.
 
     Raises:
-      ValueError: for an unsupported space or option, in one line.
+      ValueError: for an unsupported space or option.
     """
-    space, actions = environment.observation_space, environment.action_space
+    space = environment.observation_space
     masked = isinstance(space, Dict) and MASK in space.spaces
-    check_spaces(environment, masked, squash, logits_chunk, value_bins)
+    actions = check_spaces(environment, masked, squash, logits_chunk, value_bins)
     bodies = {"actor": observing(body, space, "actor_observations", actor_observations, compute_dtype)}
     if critic_body is not None:
         bodies["critic"] = observing(critic_body, space, "critic_observations", critic_observations, compute_dtype)
     elif critic_observations is not None:
-        raise ValueError("critic_observations needs a critic_body: a shared one sees what the actor sees")
+        raise ValueError("critic_observations needs a critic_body: a shared body sees what the actor sees")
     policy_head, value_head = PolicyHead(actions, squash, logits_chunk), ValueHead(value_bins)
 
     def initial_carry(batch: int) -> Any:
@@ -62,7 +65,7 @@ def actor_critic(
         return carries if jax.tree.leaves(carries) else ()
 
     def features(params: dict, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
-        """The new carry, and what the policy's and the value's head read."""
+        """Returns the new carry, and the features that the policy head and the value head read."""
         remembers, features = bool(carry), []
         carry = dict(carry) if remembers else {name: body.initial_carry(1) for name, body in bodies.items()}
         for name, body in bodies.items():
@@ -91,6 +94,12 @@ def actor_critic(
 def mlp_policy(
     environment: Environment, hidden_sizes: Sequence[int] = (64, 64), activation: str = "tanh", shared: bool = False
 ) -> Policy:
-    """A feed-forward actor-critic without memory; `shared`: whether both share the hidden layers. See `mlp`."""
+    """Returns a feed-forward actor-critic without memory.
+
+    Args:
+      environment: The environment whose spaces the policy is for.
+      hidden_sizes, activation: As for `mlp`.
+      shared: Whether actor and critic share the hidden layers.
+    """
     body = mlp(hidden_sizes, activation)
     return actor_critic(environment, body, None if shared else body)

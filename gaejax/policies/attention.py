@@ -1,4 +1,4 @@
-"""Attention with a memory: the ring of keys and values of each row's last steps, and who may see what of it."""
+"""Attention with memory: a ring of the keys and values of the last steps, and the visibility of its slots."""
 
 import math
 from typing import NamedTuple
@@ -8,14 +8,14 @@ import jax.numpy as jnp
 
 
 class Cache(NamedTuple):
-    """The last `context` steps of each row, as a ring.
+    """The last `context` steps of each environment, as a ring.
 
     Attributes:
-      keys, values: of each layer, `[N, context, heads, size / heads]`.
-      positions: at which step of its episode a slot was written `[N, context]`; -1: empty, so that a reset writes no
-        more than this.
-      position: of the next step `[N]`.
-      slot: where it will be written, the same in all rows, `[N]`.
+      keys, values: One array `[N, context, heads, size / heads]` per layer.
+      positions: `[N, context]`, the step of its episode at which a slot was written; -1 for an empty slot, so that a
+        reset need not clear keys and values.
+      position: `[N]`, the position of the next step in its episode.
+      slot: `[N]`, the slot that the next step is written to, the same for all environments.
     """
 
     keys: tuple
@@ -26,7 +26,14 @@ class Cache(NamedTuple):
 
 
 class View(NamedTuple):
-    """Who sees whom in one call: query t may read slot s of `[ring, new steps]` where `visible[n, t, s]`."""
+    """What the new steps of one call may see.
+
+    Attributes:
+      positions: `[T, N]`, the position of each new step in its episode.
+      visible: `[N, T, S]`: whether step t may read slot s of the ring and the new steps, concatenated (for T = 1: of
+        the ring after the step was written to it).
+      slot: The slot that the first new step is written to.
+    """
 
     positions: jax.Array
     visible: jax.Array
@@ -34,19 +41,19 @@ class View(NamedTuple):
 
 
 def empty_cache(batch: int, num_layers: int, context: int, shape: tuple[int, int]) -> Cache:
-    """Rings in which nothing has been written, of vectors `[heads, size / heads]`."""
+    """Returns a cache with empty slots for vectors of a shape `[heads, size / heads]`."""
     ring, zeros = jnp.zeros((batch, context, *shape), jnp.float32), jnp.zeros(batch, jnp.int32)
     rings = (ring,) * num_layers
     return Cache(rings, rings, jnp.full((batch, context), -1, jnp.int32), zeros, zeros)
 
 
 def look(cache: Cache, resets: jax.Array) -> tuple[View, jax.Array, jax.Array]:
-    """The view of `[T, N]` new steps, and the positions of the slots and of the next step behind them."""
+    """Returns the view of new steps `[T, N]`, and the cache's `positions` and `position` after them."""
     steps, context = resets.shape[0], cache.positions.shape[1]
     index = jnp.arange(steps, dtype=jnp.int32)[:, None]
-    start = jax.lax.cummax(jnp.where(resets, index, -1))  # of the episode; -1: it goes on from the cache
+    start = jax.lax.cummax(jnp.where(resets, index, -1))  # of the episode; -1: it began before this call
     positions = jnp.where(start < 0, cache.position + index, index - start)
-    # Steps of an episode have its start in common; what stands in the cache is seen from the one that goes on.
+    # Steps of one episode share its start; slots of the cache belong to the episode that began before this call.
     kept = jnp.where(start[-1][:, None] < 0, cache.positions, -1)
     own = jnp.where(start == start[-1], positions, -1)
     written = write(kept, own.T, cache.slot[0])
@@ -60,7 +67,7 @@ def look(cache: Cache, resets: jax.Array) -> tuple[View, jax.Array, jax.Array]:
 
 
 def write(ring: jax.Array, new: jax.Array, slot: jax.Array) -> jax.Array:
-    """A ring `[N, context, ...]` with new steps `[N, T, ...]` from `slot` on; of more than fit, the last."""
+    """Writes new steps `[N, T, ...]` to a ring `[N, context, ...]` from `slot` on; if T > context, the last ones."""
     context, steps = ring.shape[1], new.shape[1]
     if steps == 1:
         return jax.lax.dynamic_update_slice_in_dim(ring, new, slot, axis=1)
@@ -70,7 +77,13 @@ def write(ring: jax.Array, new: jax.Array, slot: jax.Array) -> jax.Array:
 
 
 def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> jax.Array:
-    """Softmax attention: queries `[T, N, H, D]`, keys and values `[N, S, H, D]`, visible `[N, T, S]`."""
+    """Computes softmax attention `[T, N, H, D]`.
+
+    Args:
+      queries: `[T, N, H, D]`.
+      keys, values: `[N, S, H, D]`.
+      visible: Booleans `[N, T, S]`: whether query t may read slot s.
+    """
     scores = jnp.einsum("tnhd,nshd->nhts", queries, keys) / math.sqrt(queries.shape[-1])
     scores = jnp.where(visible[:, None], scores.astype(jnp.float32), jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores).astype(values.dtype)
@@ -78,7 +91,9 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.
 
 
 def rotate(vectors: jax.Array, positions: jax.Array, base: float = 10_000.0) -> jax.Array:
-    """Vectors `[T, N, H, D]` turned by angles that grow with their positions `[T, N]`, the slower the later in D."""
+    """Rotates vectors `[T, N, H, D]` by angles proportional to their positions `[T, N]` (Su et al. 2021,
+    arXiv:2104.09864); entry k of the first half of D is paired with entry k of the second, and turns at the rate
+    `base ** (-2k / D)`."""
     half = vectors.shape[-1] // 2
     angles = positions[..., None, None] * base ** -(jnp.arange(half) / half)
     first, second = vectors[..., :half], vectors[..., half:]

@@ -1,15 +1,33 @@
-"""Bodies: what turns inputs into features, and the functions that make and combine them."""
+"""Bodies, which turn inputs into features, and the functions that make and combine them."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from gaejax.policies.policy import InitialCarry
+
+
+class BodyInit(Protocol):
+    """Draws the parameters of a body."""
+
+    def __call__(self, key: jax.Array, inputs: Any, /) -> Any:
+        """Returns the parameters, from a key and inputs `[T, N, ...]` whose values do not matter."""
+        ...
+
+
+class BodyApply(Protocol):
+    """Computes features."""
+
+    def __call__(self, params: Any, carry: Any, inputs: Any, resets: jax.Array, /) -> tuple[Any, Any]:
+        """Returns `(carry, features [T, N, h])` from inputs `[T, N, ...]` and booleans `[T, N]`."""
+        ...
+
 
 class Body(NamedTuple):
-    """What turns inputs into features, and may remember: a policy without its heads, under the same law.
+    """Turns inputs into features, with or without memory: a policy without its heads, under the same law of cuts.
 
     Attributes:
       init: `(key, inputs) -> params`, from inputs `[T, N, ...]` whose values do not matter.
@@ -17,18 +35,42 @@ class Body(NamedTuple):
       apply: `(params, carry, inputs, resets) -> (carry, features)`; features are `[T, N, h]`.
     """
 
-    init: Callable
-    initial_carry: Callable
-    apply: Callable
+    init: BodyInit
+    initial_carry: InitialCarry
+    apply: BodyApply
+
+
+class FeedForwardApply(Protocol):
+    """Computes features without memory."""
+
+    def __call__(self, params: Any, inputs: Any, /) -> Any:
+        """Returns features `[B, ...]` of inputs `[B, ...]`."""
+        ...
+
+
+class CellStep(Protocol):
+    """Takes one step of a recurrent cell."""
+
+    def __call__(self, params: Any, state: Any, inputs: Any, /) -> tuple[Any, jax.Array]:
+        """Returns `(state, features [N, h])` from a state with leaves `[N, ...]` and inputs `[N, ...]`."""
+        ...
+
+
+class SequenceInit(Protocol):
+    """Draws the parameters of a function over all steps."""
+
+    def __call__(self, key: jax.Array, carry: Any, inputs: Any, resets: jax.Array, /) -> Any:
+        """Returns the parameters, from inputs `[T, N, ...]` whose values do not matter."""
+        ...
 
 
 def fold(inputs: Any) -> Any:
-    """Folds the axes of time and environments into one: leaves `[T, N, ...]` to `[T * N, ...]`, of any size."""
+    """Folds the axes of time and environments into one: leaves `[T, N, ...]` to `[T * N, ...]`."""
     return jax.tree.map(lambda x: x.reshape(math.prod(x.shape[:2]), *x.shape[2:]), inputs)
 
 
-def feed_forward(init: Callable, apply: Callable) -> Body:
-    """A body without memory, of any library's two functions.
+def feed_forward(init: BodyInit, apply: FeedForwardApply) -> Body:
+    """Returns a body without memory from two functions, of any library.
 
     Args:
       init: `(key, inputs [B, ...]) -> params`.
@@ -43,13 +85,13 @@ def feed_forward(init: Callable, apply: Callable) -> Body:
     return Body(lambda key, inputs: init(key, fold(inputs)), lambda batch: (), body)
 
 
-def recurrent(init: Callable, step: Callable, initial_state: Callable) -> Body:
-    """A body with memory, of any library's cell.
+def recurrent(init: BodyInit, step: CellStep, initial_state: InitialCarry) -> Body:
+    """Returns a body with memory from a recurrent cell, of any library.
 
     Args:
       init: `(key, inputs [N, ...]) -> params`.
-      step: `(params, state, inputs [N, ...]) -> (state, features [N, h])`. It need not know of resets.
-      initial_state: `batch size N -> state`, leaves `[N, ...]`, what an episode starts from.
+      step: `(params, state, inputs [N, ...]) -> (state, features [N, h])`. It need not handle resets.
+      initial_state: `batch size N -> state`, leaves `[N, ...]`: the state at the start of an episode.
     """
 
     def apply(params: Any, carry: Any, inputs: Any, resets: jax.Array) -> tuple[Any, jax.Array]:
@@ -64,8 +106,8 @@ def recurrent(init: Callable, step: Callable, initial_state: Callable) -> Body:
     return Body(lambda key, inputs: init(key, jax.tree.map(lambda x: x[0], inputs)), initial_state, apply)
 
 
-def sequential(init: Callable, apply: Callable, initial_carry: Callable) -> Body:
-    """A body with memory, of functions that take all steps at once and see to resets themselves.
+def sequential(init: SequenceInit, apply: BodyApply, initial_carry: InitialCarry) -> Body:
+    """Returns a body with memory from functions that process all steps at once and handle resets themselves.
 
     Args:
       init: `(key, carry, inputs [T, N, ...], resets [T, N]) -> params`.
@@ -74,19 +116,22 @@ def sequential(init: Callable, apply: Callable, initial_carry: Callable) -> Body
     """
 
     def init_from_inputs(key: jax.Array, inputs: Any) -> Any:
-        steps, rows = jax.tree.leaves(inputs)[0].shape[:2]
-        return init(key, initial_carry(rows), inputs, jnp.zeros((steps, rows), bool))
+        steps, batch = jax.tree.leaves(inputs)[0].shape[:2]
+        return init(key, initial_carry(batch), inputs, jnp.zeros((steps, batch), bool))
 
     return Body(init_from_inputs, initial_carry, apply)
 
 
 def cleared(carry: Any, fresh: Any, reset: jax.Array) -> Any:
-    """`fresh` in the rows `[N]` where an episode starts, `carry` in the others: nothing passes, not even a NaN."""
+    """Returns `fresh` for the environments `[N]` where an episode starts, otherwise `carry`.
+
+    It is a selection, so that nothing passes from one episode to the next, not even a NaN.
+    """
     return jax.tree.map(lambda new, old: jnp.where(reset.reshape(-1, *[1] * (old.ndim - 1)), new, old), fresh, carry)
 
 
 def chain(*bodies: Body) -> Body:
-    """One body behind the other."""
+    """Applies bodies one after the other; each reads the features of the one before it."""
 
     def init(key: jax.Array, inputs: Any) -> tuple:
         params, resets = (), jnp.zeros(jax.tree.leaves(inputs)[0].shape[:2], bool)
@@ -110,7 +155,10 @@ def chain(*bodies: Body) -> Body:
 
 
 def skip(body: Body) -> Body:
-    """The body's features behind its inputs `[T, N, d]`, joined: what need not be remembered is learned as without."""
+    """Concatenates a body's inputs `[T, N, d]` with its features (a skip connection).
+
+    What need not be remembered can then be learned as well as without memory.
+    """
 
     def apply(params: Any, carry: Any, inputs: jax.Array, resets: jax.Array) -> tuple[Any, jax.Array]:
         carry, features = body.apply(params, carry, inputs, resets)
@@ -120,7 +168,7 @@ def skip(body: Body) -> Body:
 
 
 def parallel(bodies: Mapping[str, Body]) -> Body:
-    """A body for each part of a dict of inputs; their features are joined."""
+    """Applies one body to each entry of a dict of inputs, and concatenates their features."""
 
     def init(key: jax.Array, inputs: Mapping) -> dict:
         keys = jax.random.split(key, len(bodies))
@@ -138,9 +186,12 @@ def parallel(bodies: Mapping[str, Body]) -> Body:
 
 
 def truncated_backpropagation(body: Body, num_steps: int) -> Body:
-    """The same body, whose gradient goes back through memory to the last multiple of `num_steps`, not further.
+    """Cuts the gradient through a body's memory every `num_steps` steps (Williams & Peng 1990).
 
-    (Williams & Peng 1990. The memory itself is not cut: by the law of cuts the features are the same.)
+    The memory itself is not cut: by the law of cuts, the features stay the same.
+
+    Raises:
+      ValueError: if `num_steps` is less than 1.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps of truncated_backpropagation must be at least 1, got {num_steps}")

@@ -1,7 +1,7 @@
 """The convolutional network for small images."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from gaejax.policies.bodies import Body, feed_forward
 from gaejax.policies.initializers import orthogonal
-from gaejax.policies.layers import activation_function
+from gaejax.policies.layers import Activation, activation_function
 from gaejax.policies.mlp import MLP, check_sizes
 
 
@@ -20,17 +20,19 @@ def cnn(
     activation: str = "relu",
     layer_norm: bool = False,
 ) -> Body:
-    """One convolution over images `[H, W, C]`, then hidden layers (Young & Tian 2019, arXiv:1903.03176), no memory.
+    """Returns a body of one convolution over images `[H, W, C]` and hidden layers after it, without memory.
+
+    (Young & Tian 2019, arXiv:1903.03176.)
 
     Args:
-      channels: how many filters.
-      window: their height and width in pixels; they stay inside the image.
-      hidden_sizes: widths of the layers behind it.
-      activation: one of "tanh", "relu", "swish", "gelu", "elu".
-      layer_norm: whether each layer is normalized before its activation.
+      channels: Number of filters.
+      window: Height and width of the filters in pixels; there is no padding.
+      hidden_sizes: Widths of the hidden layers.
+      activation: One of "tanh", "relu", "swish", "gelu", "elu".
+      layer_norm: Whether to apply layer normalization before each activation.
 
     Raises:
-      ValueError: for a size or an activation that there is not, and at `init` for inputs that are no images.
+      ValueError: for an invalid size or an unknown activation; in `init`, if the inputs are not images.
     """
     check_sizes("channels and window", (channels, window))
     hidden_sizes = check_sizes("hidden_sizes", hidden_sizes)
@@ -39,12 +41,12 @@ def cnn(
 
 
 class CNN(nn.Module):
-    """`[B, H, W, C]` to `[B, h]`."""
+    """A convolution and hidden layers: `[B, H, W, C]` to `[B, h]`."""
 
     channels: int
     window: int
     hidden_sizes: Sequence[int]
-    activation: Callable
+    activation: Activation
     layer_norm: bool
 
     @nn.compact
@@ -53,7 +55,7 @@ class CNN(nn.Module):
         if shape is None or len(shape) != 3 or min(shape[:2]) < self.window:
             wanted = f"images [H, W, C] of at least {self.window} x {self.window} pixels"
             raise ValueError(f"the inputs of cnn must be {wanted}, got {'several' if shape is None else shape}")
-        # The convolution as a product over patches: XLA:CPU's own takes several times as long for the gradient.
+        # A product over patches: the gradient of XLA:CPU's own convolution takes several times as long.
         height, width = (size - self.window + 1 for size in shape[:2])
         offsets = [(i, j) for i in range(self.window) for j in range(self.window)]
         patches = jnp.concatenate([images[:, i : i + height, j : j + width] for i, j in offsets], axis=-1)

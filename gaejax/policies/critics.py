@@ -1,19 +1,21 @@
 """What a critic may predict: the value itself, or a histogram of it."""
 
-from typing import Any, NamedTuple
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 
-class ValueBins(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class ValueBins:
     """A histogram over values: `count` bins whose centres run from `low` to `high`.
 
     Attributes:
-      low, high: in units of the value targets; targets outside are taken for the nearer of the two.
-      count: how many bins.
-      spread: of a target's Gaussian, in widths of a bin (HL-Gauss); 0 shares it between the two nearest bins (two-hot).
+      low, high: In units of the value targets; targets outside are clipped to them.
+      count: The number of bins.
+      spread: Standard deviation of the Gaussian that represents a target, in bin widths (HL-Gauss); 0 divides a target
+        between the two nearest bins (two-hot).
     """
 
     low: float
@@ -22,9 +24,9 @@ class ValueBins(NamedTuple):
     spread: float = 0.75
 
     def validate(self) -> None:
-        """Raises ValueError, with one line, for bins that are none."""
+        """Raises ValueError if the bins are invalid."""
         if not (self.low < self.high and self.count >= 2 and self.spread >= 0):
-            raise ValueError(f"value_bins must have low < high, count >= 2 and spread >= 0, got {tuple(self)}")
+            raise ValueError(f"value_bins must have low < high, count >= 2 and spread >= 0, got {self}")
 
 
 @struct.dataclass
@@ -33,24 +35,27 @@ class CategoricalValue:
 
     Attributes:
       logits: `[..., count]`.
-      bins: what they stand for.
+      bins: The bins that the logits are for.
     """
 
     logits: jax.Array
     bins: ValueBins = struct.field(pytree_node=False)
 
     def mean(self) -> jax.Array:
-        """The values `[...]`."""
+        """Returns the expected values `[...]`."""
         centres = jnp.linspace(self.bins.low, self.bins.high, self.bins.count)
         return jnp.sum(jax.nn.softmax(self.logits) * centres, axis=-1)
 
     def loss(self, targets: jax.Array) -> jax.Array:
-        """Cross-entropies `[...]` with the histograms of `targets` `[...]`, in nats."""
+        """Computes the cross-entropies `[...]` in nats with the histograms of `targets` `[...]`."""
         return -jnp.sum(histogram(targets, self.bins) * jax.nn.log_softmax(self.logits), axis=-1)
 
 
 def histogram(values: jax.Array, bins: ValueBins) -> jax.Array:
-    """The probabilities `[..., count]` that stand for numbers `[...]`; their mean is the number, but near the ends."""
+    """Computes the probabilities `[..., count]` that represent numbers `[...]`.
+
+    Except near the ends of the bins, their mean is the number.
+    """
     width = (bins.high - bins.low) / (bins.count - 1)
     centres = jnp.linspace(bins.low, bins.high, bins.count)
     distances = (jnp.clip(values, bins.low, bins.high)[..., None] - centres) / width
@@ -61,6 +66,6 @@ def histogram(values: jax.Array, bins: ValueBins) -> jax.Array:
     return weights / jnp.sum(weights, axis=-1, keepdims=True)
 
 
-def expected_values(values: Any) -> jax.Array:
-    """The values `[...]` of a critic's output: itself, or its mean where it is a histogram."""
+def expected_values(values: jax.Array | CategoricalValue) -> jax.Array:
+    """Returns the values `[...]` of a critic's output, which may be a histogram."""
     return values if isinstance(values, jax.Array) else values.mean()

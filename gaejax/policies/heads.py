@@ -1,6 +1,4 @@
-"""Heads: from features to a distribution over actions, and to a value."""
-
-from typing import Any
+"""Heads: from features to a distribution over actions, and from features to a value."""
 
 import flax.linen as nn
 import jax
@@ -16,20 +14,20 @@ from gaejax.distributions import (
     TanhGaussian,
     mask_logits,
 )
-from gaejax.environments import Box, Discrete, Space
+from gaejax.environments import Box, Discrete, MultiDiscrete
 from gaejax.policies.critics import CategoricalValue, ValueBins
 from gaejax.policies.initializers import orthogonal
 from gaejax.policies.layers import Readout
 
 
 class PolicyHead(nn.Module):
-    """The distribution over an action space, from features `[..., h]`, and a mask of logits where there is one.
+    """Computes the distribution over an action space from features `[..., h]` and, if given, a mask `[..., A]`.
 
-    Real numbers get a standard deviation that does not depend on the state, 1 at the start. Weights are orthogonal with
-    gain .01 (Andrychowicz et al. 2021, arXiv:2006.05990).
+    Real actions have a standard deviation that does not depend on the observation and starts at 1. Weights are
+    orthogonal with gain .01 (Andrychowicz et al. 2021, arXiv:2006.05990).
     """
 
-    space: Space
+    space: Discrete | MultiDiscrete | Box
     squash: bool = False
     chunk: int | None = None
 
@@ -40,11 +38,11 @@ class PolicyHead(nn.Module):
             log_std = self.param("log_std", nn.initializers.zeros, self.space.shape, jnp.float32)
             distribution = TanhGaussian if self.squash else DiagonalGaussian
             return distribution(mean, jnp.broadcast_to(log_std, mean.shape))
-        if self.chunk is not None:
-            kernel = self.param("kernel", orthogonal(0.01), (self.space.n, features.shape[-1]), jnp.float32)
-            bias = self.param("bias", nn.initializers.zeros, (self.space.n,), jnp.float32)
-            return LazyCategorical(features, kernel, bias, self.chunk)
         sizes = choice_sizes(self.space)
+        if self.chunk is not None:
+            kernel = self.param("kernel", orthogonal(0.01), (sizes[0], features.shape[-1]), jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, (sizes[0],), jnp.float32)
+            return LazyCategorical(features, kernel, bias, self.chunk)
         logits = Readout(sum(sizes), gain=0.01)(features)
         if action_mask is not None:
             ends = np.cumsum(sizes)[:-1]
@@ -54,17 +52,20 @@ class PolicyHead(nn.Module):
 
 
 class ValueHead(nn.Module):
-    """The value `[...]` of features `[..., h]`, or its histogram; weights orthogonal with gain 1."""
+    """Computes the value `[...]`, or its histogram, from features `[..., h]`.
+
+    Weights are orthogonal with gain 1 (.01 for a histogram).
+    """
 
     bins: ValueBins | None = None
 
     @nn.compact
-    def __call__(self, features: jax.Array) -> Any:
+    def __call__(self, features: jax.Array) -> jax.Array | CategoricalValue:
         if self.bins is not None:
             return CategoricalValue(Readout(self.bins.count, gain=0.01)(features), self.bins)
         return Readout(1, gain=1.0)(features)[..., 0]
 
 
-def choice_sizes(space: Space) -> tuple[int, ...]:
-    """How many actions each choice of a discrete space has."""
+def choice_sizes(space: Discrete | MultiDiscrete) -> tuple[int, ...]:
+    """Returns the number of actions of each choice in a discrete space."""
     return (space.n,) if isinstance(space, Discrete) else tuple(space.sizes)

@@ -7,17 +7,16 @@ import jax.numpy as jnp
 
 
 def orthogonal(gain: float) -> Callable[..., jax.Array]:
-    """An initializer of matrices with orthonormal rows or columns times `gain` (Saxe et al. 2014, arXiv:1312.6120).
+    """Returns an initializer of matrices with orthonormal rows or columns, times `gain` (Saxe et al. 2014,
+    arXiv:1312.6120).
 
-    By Gram-Schmidt (each column twice, which is enough: Giraud et al. 2005) on a Gaussian matrix, so it is uniformly
-    distributed. It stands in for `jax.nn.initializers.orthogonal` because the batched LAPACK calls of that one, several
-    in one program as when an `init` is vmapped over seeds, deadlock jaxlib's CPU thread pool (seen in 0.10.2).
+    It applies Gram-Schmidt to a Gaussian matrix (each column twice, which is enough: Giraud et al. 2005), so the result
+    is uniformly distributed. It replaces `jax.nn.initializers.orthogonal`, whose batched LAPACK calls deadlock jaxlib's
+    CPU thread pool (seen in 0.10.2) when one program has several of them, as when an `init` is vmapped over seeds.
     """
 
     def init(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
         size, count = max(shape), min(shape)
-        if count == 0:  # a layer without inputs
-            return jnp.zeros(shape, dtype)
         columns = jax.random.normal(key, (count, size), dtype)
 
         def orthogonalize(index: jax.Array, basis: jax.Array) -> jax.Array:

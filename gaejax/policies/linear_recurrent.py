@@ -1,4 +1,4 @@
-"""The linear-recurrent memory: gates that see the inputs alone, so that all steps are solved at once."""
+"""The linear-recurrent memory: its gates see only the inputs, so that all steps are solved at once."""
 
 from typing import Any
 
@@ -12,14 +12,17 @@ from gaejax.recurrence import reverse_linear_recurrence
 
 
 def linear_recurrent(size: int = 64, num_layers: int = 2) -> Body:
-    """Layers of the minimal gated recurrent unit (Feng et al. 2024, arXiv:2410.01201, section 3.1), with residuals.
+    """Returns layers of minimal gated recurrent units (Feng et al. 2024, arXiv:2410.01201, section 3.1) with residuals.
 
-    `h[t] = (1 - z[t]) h[t - 1] + z[t] c[t]`, where the gate z and the candidate c are functions of the inputs: the
-    recurrence of the advantages, run forwards, by the same kernel.
+    `h[t] = (1 - z[t]) h[t - 1] + z[t] c[t]`, where the gate z and the candidate c are functions of the inputs. This is
+    the recurrence of the advantages in the other direction of time, and it is solved by the same kernel.
 
     Args:
-      size: numbers that each layer remembers, and the width of the features.
-      num_layers: how many; the gates of a later one see what an earlier one remembers.
+      size: Width of each layer's memory and of the features.
+      num_layers: Number of layers; the gates of a layer see the memory of the layer before it.
+
+    Raises:
+      ValueError: if a size is less than 1.
     """
     check_positive("linear_recurrent", size=size, num_layers=num_layers)
     module = Layers(size, num_layers)
@@ -31,7 +34,7 @@ def linear_recurrent(size: int = 64, num_layers: int = 2) -> Body:
 
 
 class Layers(nn.Module):
-    """`[T, N, ...]` to `[T, N, size]`, products on the folded axis."""
+    """The layers: `[T, N, ...]` to `[T, N, size]`; products are computed on the folded axis."""
 
     size: int
     num_layers: int
@@ -52,13 +55,20 @@ class Layers(nn.Module):
 
 
 def timescales(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Gate biases whose memories last from 1 to 1000 steps, evenly on a logarithmic scale."""
+    """Returns gate biases for memories of 1 to 1000 steps, evenly spaced on a logarithmic scale."""
     steps = jnp.exp(jnp.linspace(0, jnp.log(1000.0), shape[0]))
     return -jnp.log(steps).astype(dtype)
 
 
 def remember(memory: jax.Array, gates: jax.Array, candidates: jax.Array, resets: jax.Array) -> jax.Array:
-    """All memories `[T, N, size]` from the one before `[N, size]`, and logits and candidates `[T * N, size]`."""
+    """Computes the memories `[T, N, size]` after each step.
+
+    Args:
+      memory: The memory before the first step, `[N, size]`.
+      gates: Logits of the gates, `[T * N, size]`.
+      candidates: `[T * N, size]`.
+      resets: Booleans `[T, N]`: a step starts from an empty memory.
+    """
     shape = (*resets.shape, memory.shape[-1])
     gates, candidates = (x.astype(memory.dtype).reshape(shape) for x in (gates, candidates))
     backwards = reverse_linear_recurrence(

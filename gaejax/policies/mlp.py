@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -10,26 +10,28 @@ import jax
 
 from gaejax.policies.bodies import Body, feed_forward
 from gaejax.policies.initializers import orthogonal
-from gaejax.policies.layers import activation_function, flat
+from gaejax.policies.layers import Activation, activation_function, flat
 
 
 def mlp(hidden_sizes: Sequence[int] = (64, 64), activation: str = "tanh", layer_norm: bool = False) -> Body:
-    """Hidden layers over the flattened inputs, without memory; orthogonal weights with gain sqrt(2).
+    """Returns a body of hidden layers over the flattened inputs, without memory.
+
+    Weights are orthogonal with gain sqrt(2).
 
     Args:
-      hidden_sizes: widths of the layers; none leaves the inputs as they are.
-      activation: one of "tanh", "relu", "swish", "gelu", "elu".
-      layer_norm: whether each layer is normalized before its activation.
+      hidden_sizes: Widths of the layers; without any, the flattened inputs are the features.
+      activation: One of "tanh", "relu", "swish", "gelu", "elu".
+      layer_norm: Whether to apply layer normalization before each activation.
 
     Raises:
-      ValueError: for a width or an activation that there is not.
+      ValueError: for an invalid width or an unknown activation.
     """
     module = MLP(check_sizes("hidden_sizes", hidden_sizes), activation_function(activation), layer_norm)
     return feed_forward(module.init, module.apply)
 
 
 def check_sizes(name: str, sizes: Sequence[int] | int) -> tuple[int, ...]:
-    """`sizes` as a tuple; ValueError unless they are positive integers."""
+    """Returns `sizes` as a tuple. Raises ValueError unless they are positive integers."""
     sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
     if not all(isinstance(size, numbers.Integral) and size > 0 for size in sizes):
         raise ValueError(f"{name} must be positive integers, got {sizes}")
@@ -37,10 +39,10 @@ def check_sizes(name: str, sizes: Sequence[int] | int) -> tuple[int, ...]:
 
 
 class MLP(nn.Module):
-    """`[B, ...]` to `[B, h]`."""
+    """Hidden layers: `[B, ...]` to `[B, h]`."""
 
     hidden_sizes: Sequence[int]
-    activation: Callable
+    activation: Activation
     layer_norm: bool = False
 
     @nn.compact

@@ -1,4 +1,4 @@
-"""Policies by names and numbers, as scripts and configuration files have them."""
+"""Policies described by names and numbers, as in scripts and configuration files."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,30 +18,30 @@ from gaejax.policies.transformer import transformer
 
 @dataclasses.dataclass(frozen=True)
 class PolicyOptions:
-    """An encoder of the observations, a memory behind it, and heads for the environment's spaces."""
+    """An encoder of the observations, a memory after it, and heads for the environment's spaces."""
 
     encoder: Literal["mlp", "cnn"] = "mlp"
-    """What reads the observations: hidden layers, or a convolution before them."""
+    """What reads the observations: hidden layers (mlp), or a convolution before them (cnn)."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Widths of the encoder's hidden layers."""
     activation: str = "tanh"
-    """tanh, relu, swish, gelu or elu."""
+    """Activation of the encoder: tanh, relu, swish, gelu or elu."""
     memory: Literal["none", "gru", "linear_recurrent", "transformer"] = "none"
-    """What remembers, behind the encoder."""
+    """The memory after the encoder."""
     memory_size: int = 64
-    """Its width."""
+    """Width of the memory."""
     skip: bool = True
-    """Whether the heads see the encoder's features beside a GRU's (the other memories have residuals)."""
+    """Whether the heads read the encoder's features too, besides a GRU's (the other memories have residuals)."""
     context: int = 64
-    """Steps that a transformer sees."""
+    """Number of steps that a transformer sees."""
     layer_norm: bool = False
-    """Whether each layer of the encoder is normalized before its activation."""
+    """Whether layer normalization is applied in the encoder, before each activation."""
     shared: bool = False
-    """Whether actor and critic share all but their heads."""
+    """Whether actor and critic share everything except their heads."""
     squash: bool = False
-    """Whether real actions are squashed into their bounds, instead of clipped."""
+    """Whether real actions are squashed into their bounds by a tanh, instead of clipped."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of encoder and memory; parameters, heads and losses are float32."""
+    """Precision of encoder and memory; parameters, heads and losses stay float32."""
 
 
 MEMORIES: dict[str, Callable[[PolicyOptions], tuple[Body, ...]]] = {
@@ -53,10 +53,15 @@ MEMORIES: dict[str, Callable[[PolicyOptions], tuple[Body, ...]]] = {
 
 
 def make_policy(environment: Environment, *, action_values: bool = False, **options: Any) -> Policy:
-    """The policy for an environment that some `PolicyOptions` describe: an actor-critic, or one of action values.
+    """Returns the policy for an environment that some options describe.
+
+    Args:
+      environment: The environment whose spaces the policy is for.
+      action_values: Whether to make a `q_network` instead of an `actor_critic`.
+      **options: Fields of `PolicyOptions`.
 
     Raises:
-      ValueError: for an option that there is not.
+      ValueError: for an unknown option or value.
     """
     unknown = set(options) - {field.name for field in dataclasses.fields(PolicyOptions)}
     if unknown:

@@ -1,4 +1,4 @@
-"""A policy of action values: any body, and a value for each action."""
+"""The policy of action values: any body, and a value for each action."""
 
 from typing import Any
 
@@ -13,16 +13,18 @@ from gaejax.policies.layers import Readout
 from gaejax.policies.policy import Policy
 
 
-def q_network(environment: Environment, body: Body, *, compute_dtype: Any = jnp.float32) -> Policy:
-    """A policy that takes the action of the highest value; its `values` are the highest action values.
+def q_network(environment: Environment, body: Body, *, compute_dtype: jax.typing.DTypeLike = jnp.float32) -> Policy:
+    """Returns a policy that takes the action with the highest value; its `values` are the highest action values.
 
     Args:
-      environment: whose spaces it is for, with discrete actions; an `"action_mask"` among its observations is kept to.
-      body: between the observations and the action values; of `mlp` and `cnn`, `layer_norm=True` steadies Q-learning.
-      compute_dtype: of the body.
+      environment: The environment whose spaces it is for, with discrete actions; an `"action_mask"` among its
+        observations is respected.
+      body: Computes the features that the action values are read from; `layer_norm=True` in `mlp` and `cnn` stabilizes
+        Q-learning.
+      compute_dtype: The type that the body computes in.
 
     Raises:
-      ValueError: for actions that are not discrete, in one line.
+      ValueError: if the actions are not discrete.
     """
     space, actions = environment.observation_space, environment.action_space
     if not isinstance(actions, Discrete):
@@ -41,7 +43,7 @@ def q_network(environment: Environment, body: Body, *, compute_dtype: Any = jnp.
 
     def apply(params: dict, carry: Any, observations: Any, resets: jax.Array) -> tuple:
         carry, features = body.apply(params["body"], carry, observations, resets)
-        action_values = head.apply(params["action_values"], features)
+        action_values: Any = head.apply(params["action_values"], features)
         if masked:
             action_values = mask_logits(action_values, observations[MASK])
         return carry, EpsilonGreedy(action_values, jnp.zeros(resets.shape)), jnp.max(action_values, axis=-1)

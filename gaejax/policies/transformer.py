@@ -19,19 +19,21 @@ def transformer(
     positions: Literal["learned", "rotary"] = "learned",
     remat: bool = False,
 ) -> Body:
-    """A pre-norm causal transformer (Vaswani et al. 2017, arXiv:1706.03762) that sees the last `context` steps of its
-    episode, the present one included, and never another episode.
+    """Returns a pre-norm causal transformer (Vaswani et al. 2017, arXiv:1706.03762).
+
+    Each layer sees the last `context` steps of the current episode, including the present one.
 
     Args:
-      size: width of the features.
-      num_layers, num_heads: of the attention.
-      context: steps that each layer sees, and slots of its ring of keys and values.
-      positions: "learned" adds a vector for each step of an episode (modulo `context`: within the window no two are
-        the same); "rotary" turns queries and keys (Su et al. 2021, arXiv:2104.09864).
-      remat: whether each layer is computed again for the gradient, instead of kept.
+      size: Width of the features.
+      num_layers: Number of layers.
+      num_heads: Number of attention heads per layer.
+      context: Number of steps that each layer sees, and of slots in its ring of keys and values.
+      positions: "learned" adds a vector for each step of an episode (modulo `context`, so they differ within the
+        window); "rotary" rotates queries and keys (Su et al. 2021, arXiv:2104.09864).
+      remat: Whether to recompute each layer for the gradient, instead of storing it.
 
     Raises:
-      ValueError: for sizes that do not fit, or, when it is applied, a carry of another context.
+      ValueError: for invalid sizes or positions; in `apply`, for a carry with another context.
     """
     check_positive("transformer", size=size, num_layers=num_layers, num_heads=num_heads, context=context)
     if size % (2 * num_heads):
@@ -47,7 +49,7 @@ def transformer(
 
 
 class Transformer(nn.Module):
-    """`[T, N, ...]` to `[T, N, size]`, products on the folded axis."""
+    """The layers: `[T, N, ...]` to `[T, N, size]`; products are computed on the folded axis."""
 
     size: int
     num_layers: int
@@ -60,8 +62,8 @@ class Transformer(nn.Module):
     def __call__(self, cache: Cache, inputs: Any, resets: jax.Array) -> tuple[Cache, jax.Array]:
         slots = cache.positions.shape[1]
         if slots != self.context:
-            remedy = "take it from this policy's initial_carry"
-            raise ValueError(f"carry holds {slots} steps where the transformer's context is {self.context}: {remedy}")
+            remedy = "use this policy's initial_carry"
+            raise ValueError(f"carry must hold {self.context} steps, the transformer's context, got {slots}: {remedy}")
         view, positions, position = look(cache, resets)
         features = nn.Dense(self.size)(flat(fold(inputs)))
         if not self.rotary:
@@ -80,7 +82,7 @@ class Transformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each with its residual; returns the written rings too."""
+    """Attention and a two-layer perceptron, each with a residual; returns the updated rings too."""
 
     size: int
     num_heads: int
@@ -88,13 +90,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array, ring_keys: jax.Array, ring_values: jax.Array, view: View) -> tuple:
-        steps, rows = view.positions.shape
+        steps, batch = view.positions.shape
         projected = nn.Dense(3 * self.size)(nn.LayerNorm()(features))
-        heads = (steps, rows, self.num_heads, self.size // self.num_heads)
+        heads = (steps, batch, self.num_heads, self.size // self.num_heads)
         queries, keys, values = (x.reshape(heads) for x in jnp.split(projected, 3, axis=-1))
         if self.rotary:
             queries, keys = rotate(queries, view.positions), rotate(keys, view.positions)
-        # A NaN (a final observation may be one) stays with its own step: weight 0 would not keep it from the others.
+        # A NaN (which a final observation may be) must not reach other steps, and 0 times NaN is NaN.
         keys, values = (jnp.nan_to_num(x.swapaxes(0, 1)).astype(ring_keys.dtype) for x in (keys, values))
         written_keys, written_values = (write(ring_keys, keys, view.slot), write(ring_values, values, view.slot))
         if steps == 1:
