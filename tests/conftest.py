@@ -1,4 +1,7 @@
-"""What all tests share: a compilation cache, and how much LLVM is asked to do. Most of their time is compiling."""
+"""What all tests share: a compilation cache, how much LLVM is asked to do, and which tests are the fast lane.
+
+Most of the tests' time is compiling.
+"""
 
 from pathlib import Path
 
@@ -8,21 +11,68 @@ import pytest
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
-# Laws about digits and bits, and learning, are shown on programs as users run them. The others compile the same HLO
-# without LLVM's expensive passes, which takes a third less time.
-AS_USERS_RUN_IT = {
-    "test_gae",
-    "test_language",
-    "test_language_checkpoints",
-    "test_learning",
-    "test_memory",
-    "test_ppo",
-    "test_recurrence",
-    "test_training",
-    "test_trpo",
+# Tests run programs as users run them, but for these modules: what they show depends on neither digits, bits nor
+# learning, so the same HLO may be compiled without LLVM's expensive passes, which takes a third less time.
+COMPILED_CHEAPLY = {
+    "test_algorithms",
+    "test_conformance",
+    "test_distributions",
+    "test_environments",
+    "test_estimators",
+    "test_interop",
+    "test_language_decoder",
+    "test_language_experiment",
+    "test_language_generate",
+    "test_language_lora",
+    "test_language_sentiment",
+    "test_language_supervised",
+    "test_language_training",
+    "test_minibatches",
+    "test_notebooks",
+    "test_policies",
+    "test_readme",
+    "test_reinforce",
+    "test_rollout",
+    "test_statistics",
+}
+
+# `pytest -m fast`: whole modules, or the tests of a module whose names begin so.
+FAST = {
+    "test_gae": ("test_",),
+    "test_estimators": ("test_",),
+    "test_interop": ("test_",),
+    "test_rollout": ("test_",),
+    "test_statistics": ("test_",),
+    "test_minibatches": ("test_",),
+    "test_recurrence": (
+        "test_a_program",
+        "test_all_methods_agree_on_any_layout[shape0",
+        "test_an_unknown_method",
+        "test_batches_of_batches",
+        "test_only_the_method",
+        "test_the_table",
+    ),
+    "test_conformance": ("test_ours_refuses_bad_input", "test_the_reference_imports"),
+    "test_algorithms": ("test_what_does_not_fit",),
+    "test_ppo": ("test_bad_configs", "test_losses_by_hand", "test_the_state_is_strongly_typed"),
 }
 
 
 @pytest.fixture(autouse=True, scope="module")
 def optimizations(request):
-    jax.config.update("jax_disable_most_optimizations", request.module.__name__ not in AS_USERS_RUN_IT)
+    jax.config.update("jax_disable_most_optimizations", request.module.__name__ in COMPILED_CHEAPLY)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Marks the fast lane; where all tests were collected, a name that no test has is an error."""
+    found = set()
+    for item in items:
+        module = item.module.__name__
+        for start in FAST.get(module, ()):
+            if item.name.startswith(start):
+                item.add_marker("fast")
+                found.add((module, start))
+    missing = {(module, start) for module, starts in FAST.items() for start in starts} - found
+    if missing and config.args == config.getini("testpaths"):
+        raise pytest.UsageError(f"FAST in conftest.py names no test: {', '.join('::'.join(each) for each in missing)}")

@@ -88,7 +88,7 @@ def closed_form(rewards, values, next_values, terminated, truncated, discount, g
 WRONG = {
     "time limits are deaths": (
         scan(lambda x, last: delta(x, x["nv"] * ~x["done"]) + x["g"] * x["l"] * ~x["done"] * last),
-        "a time limit is taken for a termination",
+        "a time limit is treated as a termination",
     ),
     "deaths are bootstrapped": (
         scan(lambda x, last: delta(x, x["nv"]) + x["g"] * x["l"] * ~x["done"] * last),
@@ -118,7 +118,7 @@ WRONG = {
         scan(lambda x, last: delta(x, x["later_v"] * ~x["term"]) + x["g"] * x["l"] * ~x["done"] * last),
         "next_values is not read",
     ),
-    "one step only": (scan(lambda x, last: right(x, 0 * last)), "lambda is taken for 0"),
+    "one step only": (scan(lambda x, last: right(x, 0 * last)), "lambda is treated as 0"),
     "targets without values": (targets(lambda a, v, t: a), "value_targets is advantages + values"),
     "targets that are values": (targets(lambda a, v, t: v), "value_targets is advantages + values"),
     "a closed form": (closed_form, "digits are lost over long times"),
@@ -153,7 +153,7 @@ WRONG |= {
     "returns": (returns, "values is not subtracted"),
     "shifted flags": (shifted, "the flags are shifted by one step"),
     "normalized": (normalized, "the advantages are normalized"),
-    "no value behind the end": (no_bootstrap_at_the_end, "the value behind the last step is taken for 0"),
+    "no value after the end": (no_bootstrap_at_the_end, "the value after the last step is treated as 0"),
 }
 
 

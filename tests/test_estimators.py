@@ -11,7 +11,7 @@ STEPS, ROWS, DISCOUNT = 14, 4, 0.9
 
 
 def steps_of(seed=0):
-    """Random steps whose next values are the next row's, except at truncations and behind the end."""
+    """Random steps whose next values are the next step's, except at truncations and after the end."""
     rng = np.random.default_rng(seed)
     shape = (STEPS, ROWS)
     steps = {name: rng.normal(size=shape) for name in ("rewards", "values", "next_values")}
@@ -25,23 +25,23 @@ def as_jax(steps):
 
 
 def segments(steps):
-    """(row, steps of one segment, value behind it) for every segment."""
+    """(environment, steps of one segment, value after it) for every segment."""
     for row in range(ROWS):
         start = 0
         for t in range(STEPS):
             ended = steps["terminated"][t, row] or steps["truncated"][t, row]
             if ended or t == STEPS - 1:
-                behind = 0.0 if steps["terminated"][t, row] else steps["next_values"][t, row]
-                yield row, range(start, t + 1), behind
+                after = 0.0 if steps["terminated"][t, row] else steps["next_values"][t, row]
+                yield row, range(start, t + 1), after
                 start = t + 1
 
 
 def for_segments(steps, advantages_of):
     """Applies `advantages_of(rewards, values, values of the successors, indices) -> (advantages, targets)`."""
     results = np.zeros((2, STEPS, ROWS))
-    for row, span, behind in segments(steps):
+    for row, span, after in segments(steps):
         rewards, values = steps["rewards"][span, row], steps["values"][span, row]
-        following = np.append(values[1:], behind)
+        following = np.append(values[1:], after)
         results[0, span, row], results[1, span, row] = advantages_of(rewards, values, following, (span, row))
     return results
 
@@ -240,7 +240,7 @@ def test_masked_steps_are_as_if_deleted(name):
     mine = {**floats, **flags, "mask": kept}
     alone = {key: x[kept] for key, x in {**floats, **flags}.items()}
     alone["next_values"][:-1] = np.where(alone["truncated"][:-1], alone["next_values"][:-1], alone["values"][1:])
-    alone["next_values"][-1] = floats["next_values"][-1]  # behind the array's end
+    alone["next_values"][-1] = floats["next_values"][-1]  # after the array's end
     run = lambda steps, x: estimator({**as_jax(steps), "discount": DISCOUNT}, jnp.asarray(x, jnp.float32))  # noqa: E731
     got, expected = run(mine, np.where(kept, extra, np.nan if "lambda for" not in name else 0)), run(alone, extra[kept])
     for one, other in zip(got, expected, strict=True):

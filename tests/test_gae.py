@@ -167,7 +167,7 @@ def test_where_both_flags_are_set_termination_wins():
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("gae_lambda", [0.0, 0.9])
-def test_what_lies_behind_a_boundary_reaches_neither_results_nor_gradients(poison, gae_lambda):
+def test_what_lies_after_a_boundary_reaches_neither_results_nor_gradients(poison, gae_lambda):
     boundary = 5
     trajectory = random_trajectory(2)
     trajectory["terminated"][boundary], trajectory["truncated"][boundary] = [True, False, True], [False, True, True]

@@ -224,13 +224,13 @@ FAULTS = {
     ),
     "a product in place of a selection": (faulty(multiplied), "select with jnp.where, for 0 times NaN is NaN"),
     "attention sees the future": (faulty(whole_row_attention), "step t must not see later steps"),
-    "a statistic over rows": (faulty(batch_norm), "rows must not see each other"),
+    "a statistic over rows": (faulty(batch_norm), "environments must not affect each other"),
     "a memory outside of the carry": (faulty(hidden_memory), "must be in the carry"),
     "the carry of one call only": (
         faulty(lambda params, carry, *batch: (jnp.zeros_like(carry), right.apply(params, carry, *batch)[1].logits)),
         "must be in the carry",
     ),
-    "no axis of rows": (faulty(hidden_memory, initial_carry=lambda batch: jnp.zeros(5)), "must lead with the rows"),
+    "no axis of rows": (faulty(hidden_memory, initial_carry=lambda batch: jnp.zeros(5)), "must be the environments"),
     "another type of carry": (
         faulty(lambda params, carry, x, resets: (carry.astype(jnp.float16), x)),
         "structure, shapes and types of initial_carry",

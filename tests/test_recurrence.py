@@ -57,7 +57,7 @@ def test_all_methods_agree_on_any_layout(shape, axis):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_nothing_behind_a_reset_is_seen_and_a_decay_of_zero_is_no_reset(method):
+def test_nothing_after_a_reset_is_seen_and_a_decay_of_zero_is_no_reset(method):
     given = problem((40, 3), 0)
     reset = given["reset"].at[20].set(True)
     poisoned = {**given, "reset": reset, "drive": given["drive"].at[21:].set(jnp.nan)}

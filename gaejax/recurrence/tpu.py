@@ -109,7 +109,13 @@ def _rows_kernel(terms: Terms, results: Results, block: Block) -> None:
         return x, lost
 
     unroll = UNROLL if steps % UNROLL == 0 else 1
-    block.state[...], lost[...] = lax.fori_loop(0, steps, step, (block.state[...], lost[...]), unroll=unroll)
+
+    def several_steps(index: jax.Array, carry: tuple) -> tuple:
+        for i in range(unroll):  # by hand: before JAX 0.10.1 Pallas unrolls only whole loops
+            carry = step(index * unroll + i, carry)
+        return carry
+
+    block.state[...], lost[...] = lax.fori_loop(0, steps // unroll, several_steps, (block.state[...], lost[...]))
     block.write(results(drive_ref[...], *block.inputs))
 
 

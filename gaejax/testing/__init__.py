@@ -1,4 +1,4 @@
-"""Conformance suites for code of your own."""
+"""Conformance suites for your own code."""
 
 from gaejax.testing.conformance import FEATURES, Failure, Report, check_gae
 from gaejax.testing.policies import check_policy

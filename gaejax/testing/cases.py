@@ -12,12 +12,12 @@ def rng_of(seed: int) -> np.random.Generator:
     return np.random.default_rng([20160601, seed])
 
 
-def simple_trajectory(steps: int, rows: int = 1, seed: int = 0, **changes: Any) -> dict:
-    """Random numbers without boundaries; flags are lists of the steps at which they are set."""
+def simple_trajectory(steps: int, num_envs: int = 1, seed: int = 0, **changes: Any) -> dict:
+    """Returns random numbers without boundaries; `terminated` and `truncated` list the steps at which to set them."""
     rng = rng_of(seed)
-    floats = {name: rng.normal(size=(steps, rows)).round(2) for name in ("rewards", "values", "next_values")}
+    floats = {name: rng.normal(size=(steps, num_envs)).round(2) for name in ("rewards", "values", "next_values")}
     floats["next_values"][:-1] = floats["values"][1:]
-    flags = {name: np.zeros((steps, rows), bool) for name in ("terminated", "truncated")}
+    flags = {name: np.zeros((steps, num_envs), bool) for name in ("terminated", "truncated")}
     for name in flags:
         for step in changes.pop(name, ()):
             flags[name][step] = True
@@ -25,14 +25,19 @@ def simple_trajectory(steps: int, rows: int = 1, seed: int = 0, **changes: Any) 
     return {**floats, **flags, "discount": 0.9, "gae_lambda": 0.8, **changes}
 
 
-def base_trajectory(seed: int, steps: int = 12, rows: int = 3, flags: float = 0.2) -> dict:
-    """All there is: both flags, a discount and a lambda for every step; behind a boundary any value, else the next."""
+def base_trajectory(seed: int, steps: int = 12, num_envs: int = 3, flags: float = 0.2) -> dict:
+    """Returns a trajectory with everything: both flags, and a discount and a lambda for every step.
+
+    At a boundary the next value is arbitrary, elsewhere it is the value of the next step.
+    """
     rng = rng_of(seed)
-    floats = {name: 2 * rng.normal(size=(steps, rows)) for name in ("rewards", "values", "next_values")}
-    booleans = {name: rng.random((steps, rows)) < flags for name in ("terminated", "truncated")}
+    floats = {name: 2 * rng.normal(size=(steps, num_envs)) for name in ("rewards", "values", "next_values")}
+    booleans = {name: rng.random((steps, num_envs)) < flags for name in ("terminated", "truncated")}
     inside = ~ended(booleans)[:-1]
     floats["next_values"][:-1][inside] = floats["values"][1:][inside]
-    coefficients = dict(discount=rng.uniform(0.5, 1, (steps, rows)), gae_lambda=rng.uniform(0.2, 1, (steps, rows)))
+    coefficients = dict(
+        discount=rng.uniform(0.5, 1, (steps, num_envs)), gae_lambda=rng.uniform(0.2, 1, (steps, num_envs))
+    )
     return {**floats, **booleans, **coefficients}
 
 
@@ -44,7 +49,7 @@ def masked_trajectory(seed: int) -> dict:
 
 
 def base_cases() -> Iterator[tuple[str, dict, str]]:
-    """Property, trajectory, and the cause if no better one is found; the smallest first."""
+    """Yields a property, a trajectory, and the cause if no better one is found; the smallest first."""
     yield "one step", simple_trajectory(1), "delta is rewards + discount * next_values - values"
     yield "one terminated step", simple_trajectory(1, terminated=[0]), "a terminated step's successor is worth 0"
     yield "one truncated step", simple_trajectory(1, truncated=[0]), "a truncated step's successor is bootstrapped"
@@ -61,26 +66,32 @@ def base_cases() -> Iterator[tuple[str, dict, str]]:
     yield "lambda 1", simple_trajectory(3, gae_lambda=1.0), "with lambda 1 it is the discounted return minus values"
     yield "discount 1", simple_trajectory(3, discount=1.0), "the discount is treated specially"
     yield "discount 0", simple_trajectory(3, discount=0.0), "the discount is divided by, or treated specially"
-    rows = simple_trajectory(3, rows=2, truncated=[1])
-    rows["truncated"][1, 0] = False
-    rows["next_values"][1, 0] = rows["values"][2, 0]
-    yield "several rows", rows, "rows are mixed, or time is not the leading axis"
+    several = simple_trajectory(3, num_envs=2, truncated=[1])
+    several["truncated"][1, 0] = False
+    several["next_values"][1, 0] = several["values"][2, 0]
+    yield "several environments", several, "environments are mixed, or time is not the leading axis"
     both = simple_trajectory(3, terminated=[1], truncated=[1])
     yield "both flags inside", both, "a step with both flags ends the trace, and its successor is worth 0"
-    per_step = dict(discount=np.array([[0.9], [0.5], [0.7]]), gae_lambda=np.array([[0.8], [0.3], [0.6]]))
-    yield "a discount and a lambda for every step", simple_trajectory(3, **per_step), "those of step t weigh step t + 1"
+    weights = "the discount and the lambda of step t weigh step t + 1"
+    discounts, lambdas = np.array([[0.9], [0.5], [0.7]]), np.array([[0.8], [0.3], [0.6]])
+    per_step = simple_trajectory(3, discount=discounts, gae_lambda=lambdas)
+    yield "a discount and a lambda for every step", per_step, weights
     for seed in range(4):
         everything = base_trajectory(10 + seed)
         plain = {**everything, "discount": 0.97, "gae_lambda": 0.9}
         yield "random trajectories", plain, "boundaries and traces in combination"
-        yield "random discounts and lambdas", everything, "those of step t weigh step t + 1"
+        yield "random discounts and lambdas", everything, weights
 
 
 def mask_cases() -> Iterator[tuple[str, dict, str]]:
-    mask = lambda *kept: np.array(kept, bool)[:, None]  # noqa: E731
+    mask = lambda *kept: np.array(kept, bool)[:, None]
     yield "nothing masked", {**simple_trajectory(3), "mask": mask(1, 1, 1)}, "a full mask must change nothing"
     yield "a masked last step", {**simple_trajectory(2), "mask": mask(1, 0)}, "at the array's end next_values is read"
-    yield "a masked step inside", {**simple_trajectory(3), "mask": mask(1, 0, 1)}, "masked steps are as if deleted"
+    yield (
+        "a masked step inside",
+        {**simple_trajectory(3), "mask": mask(1, 0, 1)},
+        "masked steps are treated as if deleted",
+    )
     cut = simple_trajectory(3, truncated=[1])
     yield "a masked step that is truncated", {**cut, "mask": mask(1, 0, 1)}, "the flags of masked steps still cut"
     for seed in range(4):

@@ -1,4 +1,4 @@
-"""What people get wrong, each as the GAE that one obtains by it: the cause named is the one that gives what was got."""
+"""Common mistakes, each as the GAE that it leads to. The cause reported is the one that leads to what was returned."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,10 +9,10 @@ from gaejax.testing.reference import reference_gae
 
 
 class Wrong(NamedTuple):
-    """Changes to the plain recurrence `A = delta + decay * A'`."""
+    """A mistake, and the GAE that it leads to on a trajectory."""
 
     cause: str
-    change: Callable
+    change: Callable[[dict], np.ndarray]
 
 
 def plain_gae(
@@ -28,7 +28,7 @@ def plain_gae(
     cut: Any = None,
     decay: Any = None,
 ) -> np.ndarray:
-    """The recurrence, with parts to be replaced."""
+    """Computes GAE by the recurrence `A = delta + decay * A'`, parts of which may be replaced."""
     bootstrap = np.where(terminated, 0, next_values) if bootstrap is None else bootstrap
     cut = terminated | truncated if cut is None else cut
     decay = discount * gae_lambda if decay is None else decay
@@ -41,7 +41,7 @@ def plain_gae(
 
 
 def _later(x: Any) -> np.ndarray:
-    """Of the next step; False behind the last."""
+    """Returns `x` of the next step; False or 0 after the last."""
     return np.concatenate([x[1:], np.zeros_like(x[:1])])
 
 
@@ -49,8 +49,8 @@ def _earlier(x: Any) -> np.ndarray:
     return np.concatenate([np.zeros_like(x[:1]), x[:-1]])
 
 
-def _following_rows(s: dict) -> np.ndarray:
-    """The values of the next row, whatever it belongs to."""
+def _following_values(s: dict) -> np.ndarray:
+    """Returns the values of the next step, whatever episode it belongs to."""
     return np.concatenate([s["values"][1:], s["next_values"][-1:]])
 
 
@@ -60,7 +60,7 @@ def ended(s: dict) -> np.ndarray:
 
 WRONG = (
     Wrong(
-        "a time limit is taken for a termination: bootstrap next_values where truncated",
+        "a time limit is treated as a termination: bootstrap next_values where truncated",
         lambda s: plain_gae(**s, bootstrap=np.where(ended(s), 0, s["next_values"])),
     ),
     Wrong(
@@ -99,19 +99,19 @@ WRONG = (
         ),
     ),
     Wrong(
-        "the flags are shifted by one step: the flag of step t speaks of what follows step t, not of step t + 1",
+        "the flags are shifted by one step: the flag of step t is about what follows step t, not of step t + 1",
         lambda s: plain_gae(**{**s, "terminated": _later(s["terminated"]), "truncated": _later(s["truncated"])}),
     ),
     Wrong(
-        "the flags are shifted by one step: the flag of step t speaks of what follows step t, not of step t - 1",
+        "the flags are shifted by one step: the flag of step t is about what follows step t, not of step t - 1",
         lambda s: plain_gae(**{**s, "terminated": _earlier(s["terminated"]), "truncated": _earlier(s["truncated"])}),
     ),
     Wrong(
-        "next_values is not read: the next row's value is not that of the successor where an episode was truncated",
-        lambda s: plain_gae(**s, bootstrap=np.where(s["terminated"], 0, _following_rows(s))),
+        "next_values is not read: where an episode was truncated, the next step's value is not the successor's",
+        lambda s: plain_gae(**s, bootstrap=np.where(s["terminated"], 0, _following_values(s))),
     ),
     Wrong(
-        "the value behind the last step is taken for 0: bootstrap next_values there too",
+        "the value after the last step is treated as 0: bootstrap next_values there too",
         lambda s: plain_gae(
             **s,
             bootstrap=np.where(
@@ -142,14 +142,14 @@ WRONG = (
         ),
     ),
     Wrong(
-        "the flags are shifted by one step and a time limit is taken for a termination, as where `done` belongs to the "
-        "observation and next_values is the next row's",
+        "the flags are shifted by one step and a time limit is treated as a termination, as where `done` belongs to "
+        "the observation and next_values is the value of the next step",
         lambda s: plain_gae(
             **{
                 **s,
                 "terminated": _later(ended(s)),
                 "truncated": np.zeros_like(ended(s)),
-                "next_values": _following_rows(s),
+                "next_values": _following_values(s),
             }
         ),
     ),
@@ -183,9 +183,9 @@ WRONG = (
     Wrong("values is not subtracted: these are returns, not advantages", lambda s: plain_gae(**s) + s["values"]),
     Wrong("the advantages have the wrong sign", lambda s: -plain_gae(**s)),
     Wrong("time runs forwards: the recurrence goes from the last step to the first", lambda s: _forwards(s)),
-    Wrong("lambda is taken for 0: this is the one-step advantage", lambda s: plain_gae(**s, decay=0.0)),
+    Wrong("lambda is treated as 0: this is the one-step advantage", lambda s: plain_gae(**s, decay=0.0)),
     Wrong(
-        "the advantages are normalized: that belongs behind the estimator",
+        "the advantages are normalized: that belongs after the estimator",
         lambda s: (plain_gae(**s) - plain_gae(**s).mean()) / (plain_gae(**s).std() + 1e-8),
     ),
     Wrong(
@@ -201,21 +201,21 @@ WRONG = (
         lambda s: plain_gae(**{**s, "discount": np.ravel(s["discount"])[0]}),
     ),
     Wrong(
-        "the first row's lambda or discount is used for all rows",
+        "the first environment's lambda or discount is used for all environments",
         lambda s: plain_gae(**{**s, **{name: np.asarray(s[name])[..., :1] for name in ("discount", "gae_lambda")}}),
     ),
     Wrong(
-        "the first row's flags are used for all rows",
+        "the first environment's flags are used for all environments",
         lambda s: plain_gae(
             **{**s, **{name: np.broadcast_to(s[name][:, :1], s[name].shape) for name in ("terminated", "truncated")}}
         ),
     ),
     Wrong(
-        "the step before's lambda or discount is used: those of step t weigh what follows step t",
+        "the lambda or discount of the step before is used: step t's weigh what follows step t",
         lambda s: plain_gae(**s, decay=_earlier(_full(s, s["discount"] * s["gae_lambda"]))),
     ),
     Wrong(
-        "the next step's lambda is used: that of step t weighs what follows step t",
+        "the next step's lambda is used: step t's weighs what follows step t",
         lambda s: plain_gae(**s, decay=s["discount"] * _later(np.broadcast_to(s["gae_lambda"], s["rewards"].shape))),
     ),
     Wrong(
@@ -227,11 +227,11 @@ WRONG = (
         lambda s: plain_gae(**{name: x[::-1] if np.ndim(x) else x for name, x in s.items()})[::-1],
     ),
     Wrong(
-        "each row's advantages are normalized: that belongs behind the estimator",
+        "each environment's advantages are normalized: that belongs after the estimator",
         lambda s: (plain_gae(**s) - plain_gae(**s).mean(0)) / (plain_gae(**s).std(0) + 1e-8),
     ),
     Wrong(
-        "the next step's discount or lambda is used: those of step t weigh what follows step t",
+        "the next step's discount or lambda is used: step t's weigh what follows step t",
         lambda s: plain_gae(**s, decay=_later(_full(s, s["discount"] * s["gae_lambda"]))),
     ),
 )
@@ -260,10 +260,11 @@ def _forwards(s: dict) -> np.ndarray:
 WRONG_MASKS = (
     Wrong("mask is ignored, or only multiplied onto the result", lambda s: reference_gae(**{**s, "mask": None})[0]),
     Wrong(
-        "the mask is inverted: true are the steps that count", lambda s: reference_gae(**{**s, "mask": ~s["mask"]})[0]
+        "the mask is inverted: it is true for the steps that count",
+        lambda s: reference_gae(**{**s, "mask": ~s["mask"]})[0],
     ),
     Wrong(
-        "masked steps are taken for terminations: they are as if deleted",
+        "masked steps are treated as terminations: they are as if deleted",
         lambda s: _masked(
             s,
             deltas=reference_gae(

@@ -17,7 +17,7 @@ policy = gaejax.mlp_policy(environment)
 def estimators() -> None:
     steps = Steps(rewards=floats, values=floats, next_values=floats, terminated=flags, truncated=flags, discount=0.99)
     gaejax.gae(**steps, gae_lambda=0.95)
-    gaejax.gae(**steps, gae_lambda=np.float32(0.95), mask=flags, time_axis=0)
+    gaejax.gae(**steps, gae_lambda=np.float32(0.95))
     gaejax.vtrace(**steps, log_ratios=floats)
     gaejax.reverse_linear_recurrence(floats, 0.9, reset=flags)
     gaejax.gae(**steps, gae_lambda="0.95")  # wrong
