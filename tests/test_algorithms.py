@@ -78,7 +78,7 @@ def test_a_warm_start_takes_policy_and_statistics_from_another_algorithm():
 def test_an_exported_policy_is_one_function_of_what_is_observed():
     """With its normalizer, its memory and the environment's bounds; written, read again, it acts alike."""
     environment = gaejax.Environment(
-        "wide", *(getattr(counter(), part) for part in ("reset", "step")), Box(-1, 1, (1,)), Box(-3, 5, (2,))
+        "wide", counter().reset, counter().step, Box(-1, 1, (1,)), Box(-3, 5, (2,)), counter().params
     )
     algorithm = gaejax.ppo(environment, actor_critic(environment, gru(4)))
     state = algorithm.init(KEY, small("ppo", normalize_observations=True, num_minibatches=2))

@@ -1,5 +1,5 @@
 """Phasic Policy Gradient (Cobbe et al. 2021, arXiv:2009.04416): PPO with separate networks, and an auxiliary phase that
-teaches the policy's network to predict values while its distributions stay what they are."""
+teaches the policy's network to predict values while it keeps its distributions."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -39,20 +39,22 @@ class PPGConfig(PPOConfig):
 
 
 class Buffer(NamedTuple):
-    """The rollouts since the last auxiliary phase.
+    """What the auxiliary phase needs.
 
     Attributes:
-      batch: what their updates read, `[T, N_pi, N, ...]`.
+      batch: what the updates since the last one read, `[T, N_pi, N, ...]`.
       carry: the memory before their first steps, `[1, N_pi, N, ...]`.
+      optimizer: the state of its optimizer.
     """
 
     batch: Batch
     carry: Any
+    optimizer: Any = ()
 
     @classmethod
-    def of(cls, batch: Batch, carry: Any) -> "Buffer":
-        """Returns one rollout, `[T, N, ...]` and `[1, N, ...]`."""
-        return cls(batch, jax.tree.map(lambda x: x[None], carry))
+    def of(cls, experience: Experience, batch: Batch) -> "Buffer":
+        """Returns one rollout's part."""
+        return cls(batch, jax.tree.map(lambda x: x[None], experience.trajectory.initial_carry))
 
 
 @refuses_unknown_arguments
@@ -75,9 +77,6 @@ def ppg(
     Returns:
       An `Algorithm`: `init(key, config: PPGConfig) -> TrainingState`, `step(state) -> (TrainingState, TrainingInfo)`. A
       step is one rollout; every `num_policy_updates` steps it ends with an auxiliary phase.
-
-    Raises:
-      ValueError, TypeError: for an argument that does not fit; one line that names it.
     """
     dual = separate_networks(policy)
     optimizer = parts.as_optimizer("ppg", optimizer)
@@ -96,12 +95,14 @@ def ppg(
         carry, optimize = experience.trajectory.initial_carry, parts.clipped(optimizer, config)
 
         loss = partial(actor_critic_loss, partial(OBJECTIVES["clip"].loss, {}), dual, config)
-        training, terms = ppo_epochs(shuffle_key, batch, carry, (state.params, state.optimizer), loss, optimize, config)
+        training = state.params, state.optimizer
+        (params, optimizer_state), terms = ppo_epochs(shuffle_key, batch, carry, training, loss, optimize, config)
 
-        place = state.updates % config.num_policy_updates
-        buffer = jax.tree.map(lambda kept, new: kept.at[:, place].set(new), state.algorithm, Buffer.of(batch, carry))
+        place, auxiliary_optimizer = state.updates % config.num_policy_updates, state.algorithm.optimizer
+        buffer = state.algorithm._replace(optimizer=())
+        buffer = jax.tree.map(lambda kept, new: kept.at[:, place].set(new), buffer, Buffer.of(experience, batch))
         everything = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), buffer)
-        loss = partial(auxiliary_loss, policy, config, training[0])
+        loss = partial(auxiliary_loss, policy, config, params)
 
         def epoch(index: jax.Array, training: tuple) -> tuple:
             return minibatch_epochs(
@@ -116,19 +117,17 @@ def ppg(
 
         # A loop without passes unless the phase is due: then it costs nothing, also under `vmap`.
         passes = jnp.where(place + 1 == config.num_policy_updates, config.num_auxiliary_epochs, 0)
-        training = jax.lax.fori_loop(0, passes, epoch, training)
+        params, auxiliary_optimizer = jax.lax.fori_loop(0, passes, epoch, (params, auxiliary_optimizer))
+        buffer = buffer._replace(optimizer=auxiliary_optimizer)
         terms |= {"learning_rate": config.learning_rate}
         info = parts.training_info(dual, state, experience, batch, config, terms)
-        return parts.next_state(state, experience, next_key, *training, buffer), info
+        return parts.next_state(state, experience, next_key, params, optimizer_state, buffer), info
 
     def empty_buffer(state: TrainingState) -> Buffer:
-        def one_rollout(state: TrainingState) -> Buffer:
-            experience, batch = collected(state.key, state, state.config)
-            return Buffer.of(batch, experience.trajectory.initial_carry)
-
+        one = jax.eval_shape(lambda state: Buffer.of(*collected(state.key, state, state.config)), state)
         size = state.config.num_policy_updates
-        shapes = jax.eval_shape(one_rollout, state)
-        return jax.tree.map(lambda x: jnp.zeros((x.shape[0], size, *x.shape[1:]), x.dtype), shapes)
+        empty = jax.tree.map(lambda x: jnp.zeros((x.shape[0], size, *x.shape[1:]), x.dtype), one)
+        return empty._replace(optimizer=parts.clipped(optimizer, state.config).init(state.params))
 
     return parts.make_algorithm(
         "ppg", PPGConfig, environment, dual, step, optimizer, schedules, transforms, own_state=empty_buffer
@@ -138,8 +137,7 @@ def ppg(
 def auxiliary_loss(
     policy: Policy, config: PPGConfig, old_params: Any, params: Any, batch: Batch, carry: Any
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Computes the losses of the auxiliary phase: both networks' errors of the value targets, and
-    `clone_coefficient * KL(old || new)` (section 2, equations 3 and 4)."""
+    """Computes both networks' errors of the value targets, plus `clone_coefficient * KL(old || new)` (section 2)."""
     targets = jnp.where(batch.mask, batch.value_targets, 0)
     inputs = carry, batch.observations, batch.resets
     _, (distributions, auxiliary_values), (_, values) = apply_both(policy, params, *inputs)
