@@ -367,7 +367,7 @@ def test_bad_configs_are_refused_in_one_line_before_anything_compiles(changes, w
 def test_minibatches_of_a_policy_with_memory_are_whole_rows():
     algorithm = gaejax.ppo(counter(), remembering_policy())
     config = gaejax.PPOConfig(num_envs=6, num_steps=8, num_minibatches=4)
-    with pytest.raises(ValueError, match="num_minibatches must divide the 6 environments of a batch, got 4"):
+    with pytest.raises(ValueError, match="num_minibatches must divide num_envs = 6, as the policy has a memory, got 4"):
         jax.eval_shape(algorithm.step, algorithm.init(jax.random.key(0), config))
 
 

@@ -124,6 +124,34 @@ class ActorCriticConfig(OnPolicyConfig):
     """Over what advantages are standardized: each minibatch, the whole rollout, or not at all."""
 
 
+@hyperparameters
+class ProximalConfig(ActorCriticConfig):
+    """The hyperparameters shared by algorithms whose updates are `gaejax.algorithms.ppo.ppo_epochs`."""
+
+    num_epochs: int = size(4)
+    """Passes over a rollout."""
+    num_minibatches: int = size(4)
+    """Minibatches in a pass."""
+    clip_epsilon: float = number(0.2)
+    """How far the probability ratio may move from 1 before its gradient is cut."""
+    target_kl: float | None = number(None, positive=True)
+    """KL divergence above which the rest of an update is skipped: from the first minibatch whose estimate is larger.
+    None: never."""
+
+
+def check_minibatches(config: Any, has_memory: bool) -> None:
+    """Raises ValueError if a config's `num_minibatches`, if it has them, do not divide its rollouts. Their elements are
+    environments if the policy has a memory, otherwise transitions."""
+    if "num_minibatches" not in vars(config):
+        return
+    what, count = (
+        ("num_envs", config.num_envs) if has_memory else ("num_envs * num_steps", config.num_envs * config.num_steps)
+    )
+    if count % config.num_minibatches:
+        why = ", as the policy has a memory" if has_memory else ""
+        raise ValueError(f"num_minibatches must divide {what} = {count}{why}, got {config.num_minibatches}")
+
+
 def check_fields(config: Any) -> None:
     """Checks every field of a config against its declaration. Traced numbers pass.
 

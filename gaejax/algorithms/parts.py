@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from gaejax.algorithms.algorithm import ActFn, Algorithm, StepFn
-from gaejax.algorithms.config import OnPolicyConfig
+from gaejax.algorithms.config import OnPolicyConfig, check_minibatches
 from gaejax.algorithms.explain import explain
 from gaejax.algorithms.normalizers import Identity, ObservationNormalizer, RewardNormalizer
 from gaejax.algorithms.schedules import Schedule, check_scheduled
@@ -381,6 +381,7 @@ def make_algorithm(
         if not isinstance(config, config_type):
             raise TypeError(f"config of {name} must be a {config_type.__name__}, got {type(config).__name__}")
         config.validate()
+        check_minibatches(config, has_memory=bool(jax.tree.leaves(jax.eval_shape(lambda: policy.initial_carry(1)))))
         check_scheduled(config, schedules)
         check(config)
         return compiled_first_state(key, config, source)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from gaejax._hints import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
-from gaejax.algorithms.config import hyperparameters, number, size
+from gaejax.algorithms.config import ProximalConfig, hyperparameters, number, size
 from gaejax.algorithms.objectives import OBJECTIVES
-from gaejax.algorithms.ppo import PPOConfig, ppo_epochs
+from gaejax.algorithms.ppo import ppo_epochs
 from gaejax.algorithms.schedules import resolved_schedules
 from gaejax.algorithms.state import Experience, TrainingInfo, TrainingState
 from gaejax.environments import Environment
@@ -25,7 +25,7 @@ from gaejax.transforms import Transform
 
 
 @hyperparameters
-class PPGConfig(PPOConfig):
+class PPGConfig(ProximalConfig):
     """PPG's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), the others are static."""
 
     num_epochs: int = size(1)

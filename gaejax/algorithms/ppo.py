@@ -11,7 +11,7 @@ import optax
 from gaejax._hints import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
-from gaejax.algorithms.config import ActorCriticConfig, hyperparameters, number, size, switch
+from gaejax.algorithms.config import ProximalConfig, hyperparameters, number, switch
 from gaejax.algorithms.objectives import Objective, as_objective, check_objective
 from gaejax.algorithms.schedules import resolved_schedules
 from gaejax.algorithms.state import TrainingInfo, TrainingState
@@ -24,34 +24,17 @@ from gaejax.transforms import Transform
 
 
 @hyperparameters
-class PPOConfig(ActorCriticConfig):
+class PPOConfig(ProximalConfig):
     """PPO's hyperparameters. Floats are pytree leaves (traced: sweep them with `vmap`), the others are static."""
 
-    num_epochs: int = size(4)
-    """Passes over a rollout."""
-    num_minibatches: int = size(4)
-    """Minibatches in a pass."""
     recompute_advantages: bool = switch(False)
     """Whether to estimate values and advantages anew before every pass (Andrychowicz et al. 2021, arXiv:2006.05990)."""
-    clip_epsilon: float = number(0.2)
-    """How far the probability ratio may move from 1 before its gradient is cut."""
     clip_epsilon_high: float = number(0.28)
-    """The same bound above 1, for the objective "clip_higher"."""
+    """The bound above 1 of the probability ratio, for the objective "clip_higher"."""
     kl_coefficient: float = number(1.0)
     """Weight of the KL penalty of the objective "kl"; the initial one of "adaptive_kl"."""
     kl_target: float = number(0.01)
     """KL divergence per update at which "adaptive_kl" aims."""
-    target_kl: float | None = number(None, positive=True)
-    """KL divergence above which the rest of an update is skipped: from the first minibatch whose estimate is larger.
-    None: never."""
-
-    def validate(self) -> None:
-        super().validate()
-        if self.num_envs * self.num_steps % self.num_minibatches:
-            raise ValueError(
-                f"num_minibatches must divide num_envs * num_steps = {self.num_envs * self.num_steps}, "
-                f"got {self.num_minibatches}"
-            )
 
 
 @refuses_unknown_arguments
@@ -136,7 +119,7 @@ def ppo_epochs(
     training: tuple[Any, Any],
     loss: parts.LossFn,
     optimizer: optax.GradientTransformationExtraArgs,
-    config: PPOConfig,
+    config: ProximalConfig,
 ) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
     """Takes gradient steps on `num_epochs` times `num_minibatches` minibatches, until the estimated KL divergence is
     above `target_kl`, if that is given.
