@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gaejax import _checks
-from gaejax._host_arrays import ArrayLike, accepts_host_arrays
+from gaejax import _arguments
+from gaejax._arguments import ArrayLike, accepts_host_arrays
 from gaejax.recurrence import isolated_product, reverse_linear_recurrence, solve
 
 
@@ -29,6 +29,52 @@ class Steps(TypedDict):
     time_axis: NotRequired[int]
     method: NotRequired[str]
     axis_name: NotRequired[str | None]
+
+
+class EstimatorInputs(NamedTuple):
+    """What every estimator is given. What it does not read is not computed: the compiler removes it.
+
+    Attributes:
+      rewards, values, next_values, terminated, truncated, mask: `[T, N]`, as in `gaejax.gae`.
+      discount, gae_lambda: scalars of the config.
+      log_ratios: `[T, N]`, log pi(a|s) - log mu(a|s) of the taken actions, where mu collected them and pi is the policy
+        whose values these are.
+      action_values: `[T, N]`, Q of the taken actions; None if the policy has no action values.
+      episode_steps: `[T, N]` int32, the number of each step in its episode, from 0.
+    """
+
+    rewards: jax.Array
+    values: jax.Array
+    next_values: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    mask: jax.Array
+    discount: jax.Array
+    gae_lambda: jax.Array
+    log_ratios: jax.Array
+    action_values: jax.Array | None
+    episode_steps: jax.Array
+
+    def steps(self) -> Steps:
+        """Returns the keyword arguments that all estimators of `gaejax.advantages` share."""
+        return Steps(**{name: getattr(self, name) for name in SHARED})
+
+    def taken_action_values(self) -> jax.Array:
+        """Returns `action_values`.
+
+        Raises:
+          NeedsActionValues: if the policy has none.
+        """
+        if self.action_values is None:
+            raise NeedsActionValues("estimator needs a policy of action values: gaejax.q_network, with pqn")
+        return self.action_values
+
+
+SHARED = ("rewards", "values", "next_values", "terminated", "truncated", "discount", "mask")
+
+
+class NeedsActionValues(ValueError):
+    """Raised if an estimator reads action values and the policy has none."""
 
 
 @accepts_host_arrays
@@ -360,10 +406,10 @@ def segment_lengths(
     Returns:
       Floats with the shape of the flags.
     """
-    ended = _checks.as_bool("terminated", terminated)
-    cut = ended | _checks.as_bool("truncated", truncated)
-    kept = jnp.ones(cut.shape) if mask is None else _checks.as_bool("mask", mask).astype(jnp.float32)
-    axis = _checks.time_axis("terminated", ended, time_axis)
+    ended = _arguments.as_bool("terminated", terminated)
+    cut = ended | _arguments.as_bool("truncated", truncated)
+    kept = jnp.ones(cut.shape) if mask is None else _arguments.as_bool("mask", mask).astype(jnp.float32)
+    axis = _arguments.time_axis("terminated", ended, time_axis)
     to_the_end = reverse_linear_recurrence(kept, 1.0, reset=cut, time_axis=axis)
     before = lax.slice_in_dim(cut, 0, cut.shape[axis] - 1, axis=axis)
     starts = jnp.concatenate([jnp.ones_like(lax.slice_in_dim(cut, 0, 1, axis=axis)), before], axis)
@@ -430,11 +476,11 @@ class _Steps(NamedTuple):
         return jnp.where(self.kept, self.rewards + isolated_product(self.discount, successors) - self.values, 0)
 
     def coefficient(self, name: str, value: Any) -> jax.Array:
-        return _checks.coefficient(name, value, self.rewards, "rewards")
+        return _arguments.coefficient(name, value, self.rewards, "rewards")
 
     def array(self, name: str, value: Any) -> jax.Array:
-        array = _checks.as_float(name, value).astype(self.rewards.dtype)
-        _checks.same_shape(name, array, self.rewards.shape, "rewards")
+        array = _arguments.as_float(name, value).astype(self.rewards.dtype)
+        _arguments.same_shape(name, array, self.rewards.shape, "rewards")
         return array
 
     def ratios(self, log_ratios: Any) -> jax.Array:
@@ -500,26 +546,26 @@ def _checked(
     axis_name: str | None = None,
 ) -> _Steps:
     given = dict(rewards=rewards, values=values, next_values=next_values)
-    floats = {name: _checks.as_float(name, array) for name, array in given.items()}
+    floats = {name: _arguments.as_float(name, array) for name, array in given.items()}
     dtype = jnp.result_type(*floats.values())
     reward, value, next_value = (array.astype(dtype) for array in floats.values())
     flags = dict(terminated=terminated, truncated=truncated) | ({} if mask is None else dict(mask=mask))
-    booleans = {name: _checks.as_bool(name, array) for name, array in flags.items()}
-    axis = _checks.time_axis("rewards", reward, time_axis)
+    booleans = {name: _arguments.as_bool(name, array) for name, array in flags.items()}
+    axis = _arguments.time_axis("rewards", reward, time_axis)
     for name, array in dict(values=value, next_values=next_value, **booleans).items():
-        _checks.same_shape(name, array, reward.shape, "rewards")
+        _arguments.same_shape(name, array, reward.shape, "rewards")
     one_step = reward.shape[:axis] + reward.shape[axis + 1 :]
     final = jnp.zeros(one_step, dtype)
     if final_advantage is not None:
-        final = _checks.as_float("final_advantage", final_advantage).astype(dtype)
-        _checks.same_shape("final_advantage", final, one_step, "one step of rewards")
+        final = _arguments.as_float("final_advantage", final_advantage).astype(dtype)
+        _arguments.same_shape("final_advantage", final, one_step, "one step of rewards")
     steps = _Steps(
         reward,
         value,
         next_value,
         booleans["terminated"],
         booleans["truncated"],
-        _checks.coefficient("discount", discount, reward, "rewards"),
+        _arguments.coefficient("discount", discount, reward, "rewards"),
         booleans.get("mask"),
         final,
         (axis, method, axis_name),

@@ -2,59 +2,13 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
 from gaejax import advantages
-from gaejax.advantages import Steps
-
-
-class EstimatorInputs(NamedTuple):
-    """What every estimator is given. What it does not read is not computed: the compiler removes it.
-
-    Attributes:
-      rewards, values, next_values, terminated, truncated, mask: `[T, N]`, as in `gaejax.gae`.
-      discount, gae_lambda: scalars of the config.
-      log_ratios: `[T, N]`, log pi(a|s) - log mu(a|s) of the taken actions, where mu collected them and pi is the policy
-        whose values these are.
-      action_values: `[T, N]`, Q of the taken actions; None if the policy has no action values.
-      episode_steps: `[T, N]` int32, the number of each step in its episode, from 0.
-    """
-
-    rewards: jax.Array
-    values: jax.Array
-    next_values: jax.Array
-    terminated: jax.Array
-    truncated: jax.Array
-    mask: jax.Array
-    discount: jax.Array
-    gae_lambda: jax.Array
-    log_ratios: jax.Array
-    action_values: jax.Array | None
-    episode_steps: jax.Array
-
-    def steps(self) -> Steps:
-        """Returns the keyword arguments that all estimators of `gaejax.advantages` share."""
-        return Steps(**{name: getattr(self, name) for name in SHARED})
-
-    def taken_action_values(self) -> jax.Array:
-        """Returns `action_values`.
-
-        Raises:
-          NeedsActionValues: if the policy has none.
-        """
-        if self.action_values is None:
-            raise NeedsActionValues("estimator needs a policy of action values: gaejax.q_network, with pqn")
-        return self.action_values
-
-
-SHARED = ("rewards", "values", "next_values", "terminated", "truncated", "discount", "mask")
-
-
-class NeedsActionValues(ValueError):
-    """Raised if an estimator reads action values and the policy has none."""
+from gaejax.advantages import SHARED, EstimatorInputs
 
 
 class Estimator(Protocol):

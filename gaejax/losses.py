@@ -1,7 +1,7 @@
 """Losses: of policies and critics, element by element, and the actor-critic loss that puts them together."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,11 +78,10 @@ def value_loss(
             raise ValueError("value_clip_epsilon and huber_delta must be None where the critic predicts a histogram")
         return values.loss(targets)
 
-    def loss(values: jax.Array) -> jax.Array:
-        if huber_delta is None:
-            return 0.5 * jnp.square(values - targets)
-        return optax.losses.huber_loss(values, targets, delta=huber_delta)
-
+    if huber_delta is None:
+        loss = lambda values: 0.5 * jnp.square(values - targets)
+    else:
+        loss = lambda values: optax.losses.huber_loss(values, targets, delta=huber_delta)
     if clip_epsilon is None:
         return loss(values)
     return jnp.maximum(loss(values), loss(old_values + jnp.clip(values - old_values, -clip_epsilon, clip_epsilon)))
@@ -138,3 +137,73 @@ def actor_critic_loss(
         log_ratios=log_ratios,
         advantages=advantages,
     )
+
+
+class Objective(NamedTuple):
+    """A policy loss with numbers of its own that it adapts, such as the coefficient of a penalty.
+
+    Attributes:
+      loss: `(own, log_ratios, advantages, config) -> losses`, arrays of one shape.
+      init: `config -> own`, a dict of float32 scalars, which are reported in `TrainingInfo.extra`.
+      adapt: `(own, approx_kl, config) -> own`, after every training step; `approx_kl` is the mean estimate of
+        KL(old || new) over its last epoch.
+    """
+
+    loss: Callable[[dict, jax.Array, jax.Array, Any], jax.Array]
+    init: Callable[[Any], dict[str, jax.Array]] = lambda config: {}
+    adapt: Callable[[dict, jax.Array, Any], dict[str, jax.Array]] = lambda own, approx_kl, config: own
+
+
+def adapted(own: dict, approx_kl: jax.Array, config: Any) -> dict[str, jax.Array]:
+    """Doubles the coefficient if the divergence is above 1.5 times its target, halves it if it is below its target
+    divided by 1.5 (Schulman et al. 2017, section 4), within [1e-4, 1e4]."""
+    target = config.kl_target
+    factor = jnp.where(approx_kl > 1.5 * target, 2.0, jnp.where(approx_kl < target / 1.5, 0.5, 1.0))
+    return {"kl_coefficient": jnp.clip(own["kl_coefficient"] * factor, 1e-4, 1e4)}
+
+
+OBJECTIVES = {
+    "clip": Objective(
+        lambda own, log_ratios, advantages, config: clipped_surrogate_loss(log_ratios, advantages, config.clip_epsilon)
+    ),
+    "clip_higher": Objective(
+        lambda own, log_ratios, advantages, config: clipped_surrogate_loss(
+            log_ratios, advantages, config.clip_epsilon, config.clip_epsilon_high
+        )
+    ),
+    "kl": Objective(
+        lambda own, log_ratios, advantages, config: kl_penalty_loss(log_ratios, advantages, config.kl_coefficient)
+    ),
+    "adaptive_kl": Objective(
+        lambda own, log_ratios, advantages, config: kl_penalty_loss(log_ratios, advantages, own["kl_coefficient"]),
+        lambda config: {"kl_coefficient": jnp.asarray(config.kl_coefficient, jnp.float32)},
+        adapted,
+    ),
+    "dpo": Objective(lambda own, log_ratios, advantages, config: drift_loss(log_ratios, advantages)),
+    "unclipped": Objective(lambda own, log_ratios, advantages, config: kl_penalty_loss(log_ratios, advantages, 0.0)),
+}
+"""PPO's objectives by name."""
+
+
+def as_objective(objective: str | PolicyLoss | Objective) -> Objective:
+    """Returns the objective that PPO's argument stands for.
+
+    Raises:
+      ValueError: if it is neither a known name, a function, nor an `Objective`.
+    """
+    if isinstance(objective, Objective):
+        return objective
+    if isinstance(objective, str) and objective in OBJECTIVES:
+        return OBJECTIVES[objective]
+    if not callable(objective):
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)} or a function, got {objective!r}")
+    return Objective(lambda own, *inputs: objective(*inputs))
+
+
+def check_objective(objective: Objective, config: Any) -> None:
+    """Raises ValueError if an objective does not return a loss for every step."""
+    steps = jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    losses = jax.eval_shape(lambda *inputs: objective.loss(objective.init(config), *inputs, config), steps, steps)
+    if getattr(losses, "shape", None) != steps.shape:
+        got = getattr(losses, "shape", type(losses).__name__)
+        raise ValueError(f"objective must return a loss for each step, {steps.shape} of such arrays, got {got}")

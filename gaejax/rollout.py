@@ -205,8 +205,9 @@ def finite_where_masked(observations: Any, mask: jax.Array) -> Any:
     """Returns observations `[T, N, ...]` in which masked steps are finite. A final observation may be NaN, and would
     make the gradient NaN although its loss is masked. (Finite values stay: a policy with memory reads forced steps.)"""
 
-    def clean(part: jax.Array) -> jax.Array:
-        keep = jnp.expand_dims(mask, range(mask.ndim, part.ndim)) | jnp.isfinite(part)
-        return jnp.where(keep, part, 0).astype(part.dtype)
-
-    return jax.tree.map(clean, observations)
+    return jax.tree.map(
+        lambda part: jnp.where(jnp.expand_dims(mask, range(mask.ndim, part.ndim)) | jnp.isfinite(part), part, 0).astype(
+            part.dtype
+        ),
+        observations,
+    )

@@ -9,7 +9,16 @@ from probes import constant_reward, spaces
 from test_environments import counter
 
 import gaejax
-from gaejax.algorithms import ALGORITHMS, HEALTHY, Transform, acting, collect, make_batch, scheduled
+from gaejax.algorithms import (
+    ALGORITHMS,
+    HEALTHY,
+    Transform,
+    acting,
+    collect,
+    make_batch,
+    scheduled,
+    training_environment,
+)
 from gaejax.algorithms.explain import explain
 from gaejax.algorithms.schedules import resolved_schedules
 from gaejax.distributions import EpsilonGreedy
@@ -123,7 +132,7 @@ def test_dead_units_and_a_critic_that_takes_limits_for_deaths_are_explained():
     state = gaejax.ppo(environment, policy).init(KEY, config)
     state.params["actor"]["params"]["Dense_0"]["bias"] = jnp.where(jnp.arange(8) < 4, -100.0, 100.0)
     act = acting(policy, state)
-    experience = collect(KEY, environment, policy, act, state, config)
+    experience = collect(KEY, training_environment(environment), policy, act, state, config)
     batch = make_batch(ESTIMATORS["gae"], act, state, experience, config)
     left = 5 - (jnp.arange(12) % 6)[:, None] * jnp.ones((1, 4))  # steps of the episode, 0 at its final observation
     values = (1 - 0.9**left) / 0.1

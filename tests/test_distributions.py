@@ -7,15 +7,18 @@ import pytest
 
 from gaejax.distributions import (
     Categorical,
+    CategoricalValue,
     DiagonalGaussian,
     EpsilonGreedy,
     LazyCategorical,
     MultiCategorical,
     TanhGaussian,
+    ValueBins,
+    expected_values,
+    histogram,
     mask_logits,
 )
 from gaejax.losses import value_loss
-from gaejax.policies.critics import CategoricalValue, ValueBins, expected_values, histogram
 
 KEY = jax.random.key(0)
 SHAPE = (3, 2)

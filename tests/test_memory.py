@@ -8,9 +8,9 @@ from probes import remembered_reward, spaces, values_of
 from test_policies import BODIES
 
 import gaejax
+from gaejax.distributions import ValueBins, expected_values
 from gaejax.environments import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 from gaejax.policies import actor_critic, chain, gru, linear_recurrent, mlp, transformer
-from gaejax.policies.critics import ValueBins, expected_values
 from gaejax.rollout import after_burn_in, init_rollout, rollout
 
 CONFIG = gaejax.PPOConfig(num_envs=4, num_steps=16, num_minibatches=2, num_epochs=2, learning_rate=3e-3)

@@ -13,7 +13,16 @@ from probes import constant_reward
 from test_environments import counter
 
 import gaejax
-from gaejax.algorithms import ALGORITHMS, Objective, acting, clipped, collect, gradient_step, make_batch
+from gaejax.algorithms import (
+    ALGORITHMS,
+    Objective,
+    acting,
+    clipped,
+    collect,
+    gradient_step,
+    make_batch,
+    training_environment,
+)
 from gaejax.estimators import ESTIMATORS, EstimatorInputs, as_estimator
 from gaejax.losses import actor_critic_loss, policy_gradient_loss
 from gaejax.policies import actor_critic, gru, mlp
@@ -112,7 +121,7 @@ def test_a_typing_error_is_answered_with_what_was_meant():
     for wrong, right in dict(
         gamma="discount", lr="learning_rate", ent_coef="entropy_coefficient", num_env="num_envs"
     ).items():
-        with pytest.raises(TypeError, match=f"PPOConfig has no field '{wrong}': did you mean '{right}'"):
+        with pytest.raises(TypeError, match=f"PPOConfig has no argument '{wrong}': did you mean '{right}'"):
             gaejax.PPOConfig(**{wrong: 1})
         with pytest.raises(TypeError, match=f"'{right}'"):
             CONFIG.replace(**{wrong: 1})
@@ -210,7 +219,8 @@ def test_a_minibatch_without_steps_of_the_policys_own_changes_nothing():
     algorithm = gaejax.a2c(CARTPOLE, POLICY)
     state, _ = jax.jit(algorithm.step)(algorithm.init(KEY, config))  # Adam's and RMSProp's moments are not 0
     act = acting(POLICY, state)
-    batch = make_batch(ESTIMATORS["gae"], act, state, collect(KEY, CARTPOLE, POLICY, act, state, config), config)
+    experience = collect(KEY, training_environment(CARTPOLE), POLICY, act, state, config)
+    batch = make_batch(ESTIMATORS["gae"], act, state, experience, config)
     loss = functools.partial(actor_critic_loss, policy_gradient_loss, POLICY, config)
     optimizer = clipped(lambda config: optax.rmsprop(config.learning_rate, decay=0.99, eps=1e-5), config)
     training = (state.params, state.optimizer)
@@ -291,7 +301,7 @@ def test_without_lag_it_is_a2c_with_vtrace():
     lagless = impala.init(KEY, gaejax.ImpalaConfig(**sizes, actor_lag=0))
     _, rollout_key = jax.random.split(lagless.key)
     act = acting(POLICY, state)
-    experience = collect(rollout_key, CARTPOLE, POLICY, act, state, state.config)
+    experience = collect(rollout_key, training_environment(CARTPOLE), POLICY, act, state, state.config)
     batch = make_batch(ESTIMATORS["vtrace"], act, state, experience, state.config)
     loss = functools.partial(actor_critic_loss, policy_gradient_loss, POLICY, state.config)
     optimizer = clipped(lambda config: optax.rmsprop(config.learning_rate, decay=0.99, eps=1e-5), state.config)

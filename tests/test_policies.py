@@ -12,8 +12,9 @@ from jax.ad_checkpoint import print_saved_residuals
 from probes import spaces
 
 import gaejax
-from gaejax.distributions import Categorical, DiagonalGaussian
+from gaejax.distributions import Categorical, DiagonalGaussian, ValueBins
 from gaejax.environments import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from gaejax.environments.spaces import zeros
 from gaejax.policies import (
     Policy,
     actor_critic,
@@ -29,9 +30,7 @@ from gaejax.policies import (
     transformer,
     truncated_backpropagation,
 )
-from gaejax.policies.critics import ValueBins
-from gaejax.policies.initializers import orthogonal
-from gaejax.policies.inputs import zeros
+from gaejax.policies.layers import orthogonal
 from gaejax.testing import check_policy
 from gaejax.testing.policies import NUM_ROWS, NUM_STEPS
 

@@ -12,11 +12,11 @@ from test_environments import counter
 from test_rollout import remembering_policy
 
 import gaejax
-from gaejax.algorithms import OBJECTIVES, acting, collect, make_batch
-from gaejax.algorithms.objectives import adapted
+from gaejax.algorithms import OBJECTIVES, acting, collect, make_batch, training_environment
 from gaejax.distributions import Categorical
 from gaejax.losses import (
     actor_critic_loss,
+    adapted,
     clipped_surrogate_loss,
     drift_loss,
     kl_estimate,
@@ -233,7 +233,7 @@ def test_advantages_may_be_estimated_anew_for_every_pass():
     def batch_after_a_move(key):
         state = algorithm.init(key, CONFIG)
         moved = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
-        experience = collect(key, environment, policy, acting(policy, state), state, CONFIG)
+        experience = collect(key, training_environment(environment), policy, acting(policy, state), state, CONFIG)
         estimator = lambda inputs: (inputs.log_ratios, inputs.values)  # noqa: E731
         batch = make_batch(estimator, acting(policy, state, moved), state, experience, CONFIG)
         _, distributions, values = policy.apply(moved, (), batch.observations, batch.resets)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gaejax
-from gaejax.algorithms import acting, collect, make_batch
+from gaejax.algorithms import acting, collect, make_batch, training_environment
 from gaejax.algorithms.trpo import TRPOConfig, measures, value_metric
 from gaejax.algorithms.trust_region import conjugate_gradient, trust_region_step
 from gaejax.estimators import ESTIMATORS
@@ -28,7 +28,7 @@ def small():
         state = algorithm.init(KEY, config)
         state = state._replace(params=jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), state.params))
         act = acting(policy, state)
-        experience = collect(KEY, environment, policy, act, state, config)
+        experience = collect(KEY, training_environment(environment), policy, act, state, config)
         return state.params, make_batch(ESTIMATORS["decoupled_gae"], act, state, experience, config)
 
     return policy, *collected()

@@ -21,8 +21,7 @@ import numpy as np
 import gaejax
 from gaejax.distributions import Categorical
 from gaejax.policies import Body, Policy, actor_critic, chain, cnn, gru, linear_recurrent, mlp, skip, transformer
-from gaejax.policies.initializers import orthogonal
-from gaejax.policies.layers import Readout
+from gaejax.policies.layers import Readout, orthogonal
 
 RESULTS = Path(__file__).parent / "results" / "policy_speed.csv"
 TOTAL_STEPS, ROUNDS = 32_768, 9

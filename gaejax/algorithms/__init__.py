@@ -8,7 +8,6 @@ from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import ActorCriticConfig, OnPolicyConfig
 from gaejax.algorithms.explain import HEALTHY
 from gaejax.algorithms.impala import ImpalaConfig, impala
-from gaejax.algorithms.objectives import OBJECTIVES, Objective
 from gaejax.algorithms.parts import (
     acting,
     clipped,
@@ -19,6 +18,7 @@ from gaejax.algorithms.parts import (
     make_batch,
     next_state,
     scheduled,
+    training_environment,
     training_info,
 )
 from gaejax.algorithms.ppg import PPGConfig, ppg
@@ -27,6 +27,7 @@ from gaejax.algorithms.pqn import PQNConfig, pqn
 from gaejax.algorithms.reinforce import ReinforceConfig, reinforce
 from gaejax.algorithms.state import Experience, TrainingInfo, TrainingState
 from gaejax.algorithms.trpo import TRPOConfig, trpo
+from gaejax.losses import OBJECTIVES, Objective
 from gaejax.transforms import Transform
 
 
@@ -90,6 +91,7 @@ __all__ = [
     "pqn",
     "reinforce",
     "scheduled",
+    "training_environment",
     "training_info",
     "trpo",
 ]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gaejax._hints import refuses_unknown_arguments
+from gaejax._arguments import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import ActorCriticConfig, hyperparameters, number, size
@@ -55,6 +55,7 @@ def a2c(
     Returns:
       An `Algorithm`: `init(key, config: A2CConfig) -> TrainingState`, `step(state) -> (TrainingState, TrainingInfo)`.
     """
+    world = parts.training_environment(environment)
     optimizer = parts.as_optimizer("a2c", optimizer)
     estimator = parts.resolved_estimator("a2c", estimator, policy, environment)
     schedules = resolved_schedules({"learning_rate": "linear", **(schedules or {})})
@@ -63,7 +64,7 @@ def a2c(
         config = parts.scheduled(state.config, schedules, state.updates)
         next_key, rollout_key, _ = jax.random.split(state.key, 3)
         act = parts.acting(policy, state)
-        experience = parts.collect(rollout_key, environment, policy, act, state, config, transforms)
+        experience = parts.collect(rollout_key, world, policy, act, state, config, transforms)
         batch = parts.make_batch(estimator, act, state, experience, config)
 
         loss = partial(actor_critic_loss, policy_gradient_loss, policy, config)

@@ -1,7 +1,6 @@
 """Hyperparameters: how a config declares them, the fields that algorithms share, and what is refused."""
 
 import dataclasses
-import functools
 import math
 import numbers
 from typing import Any, Literal, TypeVar, dataclass_transform
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from gaejax._hints import did_you_mean
+from gaejax._arguments import refuses_unknown_arguments
 
 Config = TypeVar("Config")
 
@@ -46,16 +45,7 @@ def hyperparameters(cls: type[Config]) -> type[Config]:
     """
     made = struct.dataclass(cls)
     names = [field.name for field in dataclasses.fields(made)]
-    plain_init = made.__init__
-
-    @functools.wraps(plain_init)
-    def init(self: Any, *args: Any, **keywords: Any) -> None:
-        for name in keywords:
-            if name not in names:
-                raise TypeError(f"{cls.__name__} has no field {name!r}{did_you_mean(name, names)}")
-        plain_init(self, *args, **keywords)
-
-    made.__init__ = init
+    made.__init__ = refuses_unknown_arguments(made.__init__, cls.__name__, names)
     return made
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from gaejax._hints import refuses_unknown_arguments
+from gaejax._arguments import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.a2c import A2CConfig, rms_prop
 from gaejax.algorithms.algorithm import Algorithm
@@ -56,6 +56,7 @@ def impala(
     Raises:
       ValueError, TypeError: for an argument that does not fit; one line that names it.
     """
+    world = parts.training_environment(environment)
     optimizer = parts.as_optimizer("impala", optimizer)
     estimator = parts.resolved_estimator("impala", estimator, policy, environment)
     schedules = resolved_schedules({"learning_rate": "linear", **(schedules or {})})
@@ -65,7 +66,7 @@ def impala(
         next_key, rollout_key = jax.random.split(state.key)
         actor = state.algorithm
         experience = parts.collect(
-            rollout_key, environment, policy, parts.acting(policy, state, actor), state, config, transforms
+            rollout_key, world, policy, parts.acting(policy, state, actor), state, config, transforms
         )
         batch = parts.make_batch(estimator, parts.acting(policy, state), state, experience, config)
 

@@ -11,18 +11,6 @@ from gaejax.rollout import Trajectory
 from gaejax.statistics import RunningMoments
 
 
-class Identity(NamedTuple):
-    """The normalizer that changes nothing."""
-
-    def __call__(self, values: Any) -> Any:
-        """Returns `values`."""
-        return values
-
-    def update(self, *_: Any) -> "Identity":
-        """Returns itself."""
-        return self
-
-
 class ObservationNormalizer(NamedTuple):
     """Shifts and scales observations to running mean 0 and standard deviation 1, and clips them to [-10, 10].
 

@@ -13,14 +13,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gaejax.advantages import EstimatorInputs, NeedsActionValues
 from gaejax.algorithms.algorithm import ActFn, Algorithm, StepFn
 from gaejax.algorithms.config import OnPolicyConfig, check_minibatches
 from gaejax.algorithms.explain import explain
-from gaejax.algorithms.normalizers import Identity, ObservationNormalizer, RewardNormalizer
+from gaejax.algorithms.normalizers import ObservationNormalizer, RewardNormalizer
 from gaejax.algorithms.schedules import Schedule, check_scheduled
 from gaejax.algorithms.state import Experience, TrainingInfo, TrainingState, strong, taken_over
-from gaejax.environments import Environment, auto_reset, check_environment, rescale_actions
-from gaejax.estimators import Estimator, EstimatorInputs, NeedsActionValues, as_estimator, example_inputs
+from gaejax.environments import Environment, auto_reset, check_environment, check_is_environment, rescale_actions
+from gaejax.estimators import Estimator, as_estimator, example_inputs
 from gaejax.minibatches import Batch
 from gaejax.policies import Policy, distribution_of, expected_values
 from gaejax.rollout import (
@@ -33,7 +34,7 @@ from gaejax.rollout import (
     replay,
     rollout,
 )
-from gaejax.statistics import explained_variance, standardize
+from gaejax.statistics import Identity, explained_variance, standardize
 from gaejax.transforms import Transform
 
 Optimizer = Callable[[Any], optax.GradientTransformation]
@@ -83,6 +84,17 @@ def acting(policy: Policy, state: TrainingState, params: Any = None) -> Act:
     return act
 
 
+def training_environment(environment: Environment) -> Environment:
+    """Returns an environment as algorithms train on it: it resets itself, and bounded real actions are rescaled from
+    [-1, 1].
+
+    Raises:
+      TypeError: if it is not a `gaejax.Environment`.
+    """
+    check_is_environment(environment)
+    return auto_reset(rescale_actions(environment))
+
+
 def collect(
     key: jax.Array,
     environment: Environment,
@@ -96,14 +108,13 @@ def collect(
 
     Args:
       key: randomness of the rollout.
-      environment: one that does not reset itself.
+      environment: one that resets itself, `training_environment(...)`.
       policy: whose memory starts anew, with `config.fresh_rows`.
       act: what acts, usually `acting(policy, state)`.
       state: where the environments stand, and the transforms' and the reward normalizer's states.
       config: the scheduled config.
       transforms: of the trajectory, applied in order.
     """
-    environment = auto_reset(rescale_actions(environment))
     current = state.rollout
     if config.fresh_rows:
         key, reset_key = jax.random.split(key)
@@ -135,9 +146,7 @@ def estimator_inputs(act: Act, state: TrainingState, experience: Experience, con
     distributions, values = replay(act, trajectory)  # of T + 1 steps
     values = expected_values(values)
 
-    def of_taken(method: Callable[[Any], jax.Array]) -> jax.Array:
-        return method(jax.tree.map(lambda x: jnp.concatenate([x, x[-1:]]), trajectory.actions))[:-1]
-
+    actions = jax.tree.map(lambda x: jnp.concatenate([x, x[-1:]]), trajectory.actions)  # of T + 1 steps
     return EstimatorInputs(
         rewards=experience.reward_normalizer(trajectory.rewards),
         values=values[:-1],
@@ -147,8 +156,8 @@ def estimator_inputs(act: Act, state: TrainingState, experience: Experience, con
         mask=trajectory.mask,
         discount=config.discount,
         gae_lambda=config.gae_lambda,
-        log_ratios=of_taken(distributions.log_prob) - trajectory.log_probs,
-        action_values=of_taken(distributions.values_of) if hasattr(distributions, "values_of") else None,
+        log_ratios=distributions.log_prob(actions)[:-1] - trajectory.log_probs,
+        action_values=distributions.values_of(actions)[:-1] if hasattr(distributions, "values_of") else None,
         episode_steps=episode_steps(trajectory.resets, state.rollout.episode_length),
     )
 
@@ -350,6 +359,9 @@ def make_algorithm(
       check: `config -> None`, raises ValueError for what the config's own `validate` cannot know.
     """
 
+    check_environment(environment)
+    resetting = training_environment(environment)
+
     def first_state(key: jax.Array, config: Any, source: TrainingState | None) -> TrainingState:
         params_key, rollout_key, key = jax.random.split(key, 3)
         params = policy.init(params_key)
@@ -359,11 +371,10 @@ def make_algorithm(
         if source is not None:
             params = taken_over("params", params, source.params)
             normalizer = taken_over("observation_normalizer", normalizer, source.observation_normalizer)
-        training_environment = auto_reset(rescale_actions(environment))
         state = TrainingState(
             params=params,
             optimizer=() if optimizer is None else clipped(optimizer, config).init(params),
-            rollout=fresh_rollout(rollout_key, training_environment, environment.params, policy, config.num_envs),
+            rollout=fresh_rollout(rollout_key, resetting, environment.params, policy, config.num_envs),
             environment_params=environment.params,
             observation_normalizer=normalizer,
             reward_normalizer=RewardNormalizer.create(config.num_envs) if config.normalize_rewards else Identity(),
@@ -389,7 +400,6 @@ def make_algorithm(
     def act_now(state: TrainingState, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, Any, Any]:
         return acting(policy, state)(carry, observations, resets)
 
-    check_environment(environment)
     return Algorithm(init, step, act or act_now, policy.initial_carry, environment)
 
 

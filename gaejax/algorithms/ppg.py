@@ -8,16 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gaejax._hints import refuses_unknown_arguments
+from gaejax._arguments import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import ProximalConfig, hyperparameters, number, size
-from gaejax.algorithms.objectives import OBJECTIVES
 from gaejax.algorithms.ppo import ppo_epochs
 from gaejax.algorithms.schedules import resolved_schedules
 from gaejax.algorithms.state import Experience, TrainingInfo, TrainingState
 from gaejax.environments import Environment
-from gaejax.losses import actor_critic_loss, value_loss
+from gaejax.losses import OBJECTIVES, actor_critic_loss, value_loss
 from gaejax.minibatches import Batch, minibatch_epochs
 from gaejax.policies import Policy, apply_both, separate_networks
 from gaejax.statistics import masked_mean
@@ -78,6 +77,7 @@ def ppg(
       An `Algorithm`: `init(key, config: PPGConfig) -> TrainingState`, `step(state) -> (TrainingState, TrainingInfo)`. A
       step is one rollout; every `num_policy_updates` steps it ends with an auxiliary phase.
     """
+    world = parts.training_environment(environment)
     dual = separate_networks(policy)
     optimizer = parts.as_optimizer("ppg", optimizer)
     estimator = parts.resolved_estimator("ppg", estimator, dual, environment)
@@ -85,7 +85,7 @@ def ppg(
 
     def collected(key: jax.Array, state: TrainingState, config: PPGConfig) -> tuple[Experience, Batch]:
         act = parts.acting(dual, state)
-        experience = parts.collect(key, environment, dual, act, state, config, transforms)
+        experience = parts.collect(key, world, dual, act, state, config, transforms)
         return experience, parts.make_batch(estimator, act, state, experience, config)
 
     def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:

@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gaejax._hints import refuses_unknown_arguments
+from gaejax._arguments import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import ProximalConfig, hyperparameters, number, switch
-from gaejax.algorithms.objectives import Objective, as_objective, check_objective
 from gaejax.algorithms.schedules import resolved_schedules
 from gaejax.algorithms.state import TrainingInfo, TrainingState
 from gaejax.environments import Environment
-from gaejax.losses import PolicyLoss, actor_critic_loss
+from gaejax.losses import Objective, PolicyLoss, actor_critic_loss, as_objective, check_objective
 from gaejax.minibatches import Batch, minibatch_epochs
 from gaejax.policies import Policy
 from gaejax.statistics import masked_mean
@@ -69,6 +68,7 @@ def ppo(
     Raises:
       ValueError, TypeError: for an argument that does not fit; one line that names it.
     """
+    world = parts.training_environment(environment)
     objective = as_objective(objective)
     optimizer = parts.as_optimizer("ppo", optimizer)
     estimator = parts.resolved_estimator("ppo", estimator, policy, environment)
@@ -78,7 +78,7 @@ def ppo(
         config = parts.scheduled(state.config, schedules, state.updates)
         next_key, rollout_key, shuffle_key = jax.random.split(state.key, 3)
         act = parts.acting(policy, state)
-        experience = parts.collect(rollout_key, environment, policy, act, state, config, transforms)
+        experience = parts.collect(rollout_key, world, policy, act, state, config, transforms)
 
         def batch_of(params: Any) -> Batch:
             return parts.make_batch(estimator, parts.acting(policy, state, params), state, experience, config)

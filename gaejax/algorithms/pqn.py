@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gaejax._hints import refuses_unknown_arguments
+from gaejax._arguments import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import OnPolicyConfig, hyperparameters, number, size
@@ -85,6 +85,7 @@ def pqn(
         raise ValueError(f"action_space of pqn must be Discrete, got a {kind} in {environment.name}: use ppo")
     if distribution_of(policy, environment) is not EpsilonGreedy:
         raise ValueError("policy of pqn must be one of action values: gaejax.q_network(environment, body)")
+    world = parts.training_environment(environment)
     optimizer = parts.as_optimizer("pqn", optimizer)
     estimator = parts.resolved_estimator("pqn", estimator, policy, environment)
     schedules = resolved_schedules({"learning_rate": "linear", "epsilon": EXPLORATION, **(schedules or {})})
@@ -97,7 +98,7 @@ def pqn(
     def step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
         config = parts.scheduled(state.config, schedules, state.updates)
         next_key, rollout_key, shuffle_key = jax.random.split(state.key, 3)
-        experience = parts.collect(rollout_key, environment, policy, partial(act, state), state, config, transforms)
+        experience = parts.collect(rollout_key, world, policy, partial(act, state), state, config, transforms)
         batch = parts.make_batch(estimator, partial(act, state), state, experience, config)
 
         def update(training: tuple, minibatch: tuple) -> tuple:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gaejax._hints import refuses_unknown_arguments
+from gaejax._arguments import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.a2c import A2CConfig, a2c
 from gaejax.algorithms.algorithm import Algorithm

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gaejax._hints import did_you_mean
+from gaejax._arguments import did_you_mean
 
 Schedule = Callable[[jax.Array], jax.Array]
 

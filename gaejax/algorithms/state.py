@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gaejax.algorithms.normalizers import Identity, ObservationNormalizer, RewardNormalizer
+from gaejax.algorithms.normalizers import ObservationNormalizer, RewardNormalizer
 from gaejax.rollout import EpisodeStatistics, RolloutState, Trajectory
+from gaejax.statistics import Identity
 
 
 class TrainingState(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gaejax._hints import refuses_unknown_arguments
+from gaejax._arguments import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import OnPolicyConfig, hyperparameters, number, size
@@ -75,6 +75,7 @@ def trpo(
     Raises:
       ValueError, TypeError: for an argument that does not fit; one line that names it.
     """
+    world = parts.training_environment(environment)
     estimator = parts.resolved_estimator("trpo", estimator, policy, environment)
     schedules = resolved_schedules(schedules or {})
 
@@ -82,7 +83,7 @@ def trpo(
         config = parts.scheduled(state.config, schedules, state.updates)
         next_key, rollout_key, _ = jax.random.split(state.key, 3)
         act = parts.acting(policy, state)
-        experience = parts.collect(rollout_key, environment, policy, act, state, config, transforms)
+        experience = parts.collect(rollout_key, world, policy, act, state, config, transforms)
         batch = parts.make_batch(estimator, act, state, experience, config)
         carry = experience.trajectory.initial_carry
         old = policy.apply(state.params, carry, batch.observations, batch.resets)[1]

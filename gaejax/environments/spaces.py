@@ -5,6 +5,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -149,3 +150,15 @@ def _short(value: Any) -> str:
     """Returns the start of a value's `repr` on one line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+MASK = "action_mask"
+"""The name of the entry of a `Dict` of observations that says which actions may be taken."""
+
+
+def zeros(space: Space) -> Any:
+    """Returns an observation of zeros. (An action mask of zeros allows everything.)"""
+    if isinstance(space, Dict):
+        return {name: zeros(part) for name, part in space.spaces.items()}
+    dtypes: dict[type, Any] = {Box: jnp.float32, MultiBinary: jnp.bool_}
+    return jnp.zeros(space.shape, dtypes.get(type(space), jnp.int32))

@@ -1,5 +1,6 @@
 """Wrappers: functions that make a new environment from another."""
 
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ def auto_reset(environment: Environment) -> Environment:
         reward = jnp.where(starts, 0, jnp.asarray(reward, jnp.float32))
         return AutoResetState(next_state, terminated | truncated), observation, reward, terminated, truncated, info
 
-    return environment.replace(reset=reset, step=step)
+    return dataclasses.replace(environment, reset=reset, step=step)
 
 
 def _select(name: str, starts: jax.Array, first: Any, following: Any) -> jax.Array:
@@ -69,7 +70,7 @@ def rescale_actions(environment: Environment) -> Environment:
 
     low, high, bounded = _bounds(space)
     unit = Box(np.where(bounded, -1, low), np.where(bounded, 1, high), space.shape)
-    return environment.replace(step=step, action_space=unit)
+    return dataclasses.replace(environment, step=step, action_space=unit)
 
 
 def rescaled_action(space: Space, action: Any) -> Any:
@@ -100,4 +101,4 @@ def time_limit_terminates(environment: Environment) -> Environment:
         ends, never = jnp.asarray(terminated, bool) | jnp.asarray(truncated, bool), jnp.zeros_like(truncated)
         return state, observation, reward, ends, never, info
 
-    return environment.replace(step=step)
+    return dataclasses.replace(environment, step=step)

@@ -1,5 +1,6 @@
 """Policies as values: the protocol, bodies of all kinds, and the actor-critic that puts heads on them."""
 
+from gaejax.distributions import CategoricalValue, ValueBins, expected_values
 from gaejax.policies.actor_critic import actor_critic, mlp_policy
 from gaejax.policies.bodies import (
     Body,
@@ -12,7 +13,6 @@ from gaejax.policies.bodies import (
     truncated_backpropagation,
 )
 from gaejax.policies.cnn import cnn
-from gaejax.policies.critics import CategoricalValue, ValueBins, expected_values
 from gaejax.policies.gru import gru
 from gaejax.policies.inputs import distribution_of
 from gaejax.policies.linear_recurrent import linear_recurrent

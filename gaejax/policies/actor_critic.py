@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gaejax.distributions import ValueBins
 from gaejax.environments import Dict, Environment
-from gaejax.policies.bodies import Body
-from gaejax.policies.critics import ValueBins
-from gaejax.policies.heads import PolicyHead, ValueHead
-from gaejax.policies.inputs import MASK, check_spaces, observing, zeros
+from gaejax.environments.spaces import MASK, zeros
+from gaejax.policies.bodies import Body, observing
+from gaejax.policies.inputs import check_spaces
+from gaejax.policies.layers import PolicyHead, ValueHead
 from gaejax.policies.mlp import mlp
 from gaejax.policies.policy import Policy
 

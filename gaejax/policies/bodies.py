@@ -1,12 +1,14 @@
 """Bodies, which turn inputs into features, and the functions that make and combine them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from gaejax.environments import Dict, Discrete, MultiDiscrete, Space
+from gaejax.environments.spaces import MASK, zeros
 from gaejax.policies.policy import InitialCarry
 
 
@@ -205,3 +207,55 @@ def truncated_backpropagation(body: Body, num_steps: int) -> Body:
         return carry, jax.tree.map(lambda *features: jnp.concatenate(features), *parts)
 
     return body._replace(apply=apply)
+
+
+def encode(observations: Any, space: Space) -> Any:
+    """Encodes observations `[..., *shape]` as floats: integers one-hot, others as they are; a dict entry by entry."""
+    if isinstance(space, Dict):
+        return {name: encode(observations[name], part) for name, part in space.spaces.items()}
+    if isinstance(space, Discrete):
+        return jax.nn.one_hot(observations, space.n, dtype=jnp.float32)
+    if isinstance(space, MultiDiscrete):
+        choices = [jax.nn.one_hot(observations[..., k], size, dtype=jnp.float32) for k, size in enumerate(space.sizes)]
+        return jnp.concatenate(choices, axis=-1) if choices else jnp.asarray(observations, jnp.float32)
+    return jnp.asarray(observations, jnp.float32)
+
+
+def observing(
+    body: Body, space: Space, argument: str, names: Sequence[str] | None, compute_dtype: jax.typing.DTypeLike
+) -> Body:
+    """Returns a body of observations from one of float inputs; it computes in `compute_dtype` and returns float32.
+
+    Args:
+      body: The body of float inputs.
+      space: The observation space.
+      argument: How the caller's argument for `names` is called, for messages.
+      names: The entries of a `Dict` that the body sees; default: all but the action mask.
+      compute_dtype: The floating-point type of parameters and inputs inside of the body.
+
+    Raises:
+      ValueError: if `names` are not among the space's.
+    """
+    if isinstance(space, Dict):
+        known = [name for name in space.spaces if name != MASK]
+        if not jax.tree.leaves(zeros(Dict({name: space.spaces[name] for name in known}))):
+            raise ValueError(f"a Dict of observations must have one besides an action mask, got {list(space.spaces)}")
+        names = known if names is None else list(names)
+        if not names or not set(names) <= set(known):
+            raise ValueError(f"{argument} must be among {', '.join(known)}, got {', '.join(names) or 'none'}")
+        space = Dict({name: space.spaces[name] for name in names})
+    elif names is not None:
+        raise ValueError(f"{argument} needs a Dict of observations, got a {type(space).__name__}")
+
+    def init(key: jax.Array, observations: Any) -> Any:
+        return body.init(key, encode(observations, space))
+
+    def apply(params: Any, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, jax.Array]:
+        params, inputs = jax.tree.map(
+            lambda x: x.astype(compute_dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+            (params, encode(observations, space)),
+        )
+        carry, features = body.apply(params, carry, inputs, resets)
+        return carry, features.astype(jnp.float32)
+
+    return Body(init, body.initial_carry, apply)

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.policies.bodies import Body, feed_forward
-from gaejax.policies.initializers import orthogonal
-from gaejax.policies.layers import Activation, activation_function
-from gaejax.policies.mlp import MLP, check_sizes
+from gaejax.policies.layers import MLP, Activation, activation_function, orthogonal
+from gaejax.policies.mlp import check_sizes
 
 
 def cnn(

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.policies.bodies import Body, chain, feed_forward, recurrent
-from gaejax.policies.initializers import orthogonal
-from gaejax.policies.layers import check_positive, flat
+from gaejax.policies.layers import check_positive, flat, orthogonal
 
 
 def gru(size: int = 64, remat: bool = False) -> Body:

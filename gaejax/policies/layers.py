@@ -1,14 +1,26 @@
-"""Layers and checks that the bodies share."""
+"""Layers: initializers, hidden layers, and heads that turn features into distributions and values."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from gaejax.policies.initializers import orthogonal
+from gaejax.distributions import (
+    Categorical,
+    CategoricalValue,
+    DiagonalGaussian,
+    Distribution,
+    LazyCategorical,
+    MultiCategorical,
+    TanhGaussian,
+    ValueBins,
+    mask_logits,
+)
+from gaejax.environments import Box, Discrete, MultiDiscrete
 
 Activation = Callable[[jax.Array], jax.Array]
 ACTIVATIONS: dict[str, Activation] = {
@@ -18,6 +30,32 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": nn.gelu,
     "elu": nn.elu,
 }
+
+
+def orthogonal(gain: float) -> Callable[..., jax.Array]:
+    """Returns an initializer of matrices with orthonormal rows or columns, times `gain` (Saxe et al. 2014,
+    arXiv:1312.6120).
+
+    It applies Gram-Schmidt to a Gaussian matrix (each column twice, which is enough: Giraud et al. 2005), so the result
+    is uniformly distributed. It replaces `jax.nn.initializers.orthogonal`, whose batched LAPACK calls deadlock jaxlib's
+    CPU thread pool (seen in 0.10.2) when one program has several of them, as when an `init` is vmapped over seeds.
+    """
+
+    def init(key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        size, count = max(shape), min(shape)
+        columns = jax.random.normal(key, (count, size), dtype)
+
+        def orthogonalize(index: jax.Array, basis: jax.Array) -> jax.Array:
+            column = columns[index]
+            for _ in range(2):
+                projections = jnp.sum(basis * column, axis=1)  # sums, not products: exact on TPU, quick to compile
+                column = column - jnp.sum(projections[:, None] * basis, axis=0)
+            return basis.at[index].set(column / jnp.linalg.norm(column))
+
+        basis = jax.lax.fori_loop(0, count, orthogonalize, jnp.zeros_like(columns))
+        return gain * (basis if shape == basis.shape else basis.T)
+
+    return init
 
 
 def flat(inputs: Any) -> jax.Array:
@@ -57,3 +95,70 @@ class Readout(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.size,), jnp.float32)
         outputs = features.reshape(math.prod(features.shape[:-1]), features.shape[-1]) @ kernel.T + bias
         return outputs.reshape(*features.shape[:-1], self.size)
+
+
+class MLP(nn.Module):
+    """Hidden layers: `[B, ...]` to `[B, h]`."""
+
+    hidden_sizes: Sequence[int]
+    activation: Activation
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, inputs: Any) -> jax.Array:
+        features = flat(inputs)
+        for size in self.hidden_sizes:
+            features = nn.Dense(size, kernel_init=orthogonal(math.sqrt(2)))(features)
+            features = self.activation(nn.LayerNorm()(features) if self.layer_norm else features)
+        return features
+
+
+class PolicyHead(nn.Module):
+    """Computes the distribution over an action space from features `[..., h]` and, if given, a mask `[..., A]`.
+
+    Real actions have a standard deviation that does not depend on the observation and starts at 1. Weights are
+    orthogonal with gain .01 (Andrychowicz et al. 2021, arXiv:2006.05990).
+    """
+
+    space: Discrete | MultiDiscrete | Box
+    squash: bool = False
+    chunk: int | None = None
+
+    @nn.compact
+    def __call__(self, features: jax.Array, action_mask: jax.Array | None = None) -> Distribution:
+        if isinstance(self.space, Box):
+            mean = Readout(self.space.shape[0], gain=0.01)(features)
+            log_std = self.param("log_std", nn.initializers.zeros, self.space.shape, jnp.float32)
+            distribution = TanhGaussian if self.squash else DiagonalGaussian
+            return distribution(mean, jnp.broadcast_to(log_std, mean.shape))
+        sizes = choice_sizes(self.space)
+        if self.chunk is not None:
+            kernel = self.param("kernel", orthogonal(0.01), (sizes[0], features.shape[-1]), jnp.float32)
+            bias = self.param("bias", nn.initializers.zeros, (sizes[0],), jnp.float32)
+            return LazyCategorical(features, kernel, bias, self.chunk)
+        logits = Readout(sum(sizes), gain=0.01)(features)
+        if action_mask is not None:
+            ends = np.cumsum(sizes)[:-1]
+            parts = zip(jnp.split(logits, ends, axis=-1), jnp.split(action_mask, ends, axis=-1), strict=True)
+            logits = jnp.concatenate([mask_logits(*part) for part in parts], axis=-1)
+        return Categorical(logits) if isinstance(self.space, Discrete) else MultiCategorical(logits, tuple(sizes))
+
+
+class ValueHead(nn.Module):
+    """Computes the value `[...]`, or its histogram, from features `[..., h]`.
+
+    Weights are orthogonal with gain 1 (.01 for a histogram).
+    """
+
+    bins: ValueBins | None = None
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array | CategoricalValue:
+        if self.bins is not None:
+            return CategoricalValue(Readout(self.bins.count, gain=0.01)(features), self.bins)
+        return Readout(1, gain=1.0)(features)[..., 0]
+
+
+def choice_sizes(space: Discrete | MultiDiscrete) -> tuple[int, ...]:
+    """Returns the number of actions of each choice in a discrete space."""
+    return (space.n,) if isinstance(space, Discrete) else tuple(space.sizes)

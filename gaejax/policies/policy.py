@@ -4,9 +4,8 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from gaejax.distributions import Distribution
+from gaejax.distributions import CategoricalValue, Distribution
 from gaejax.environments import Space
-from gaejax.policies.critics import CategoricalValue
 
 
 class PolicyInit(Protocol):

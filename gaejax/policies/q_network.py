@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from gaejax.distributions import EpsilonGreedy, mask_logits
 from gaejax.environments import Dict, Discrete, Environment
-from gaejax.policies.bodies import Body
-from gaejax.policies.inputs import MASK, check_spaces, observing, zeros
+from gaejax.environments.spaces import MASK, zeros
+from gaejax.policies.bodies import Body, observing
+from gaejax.policies.inputs import check_spaces
 from gaejax.policies.layers import Readout
 from gaejax.policies.policy import Policy
 

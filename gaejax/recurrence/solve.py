@@ -15,7 +15,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jax.typing import ArrayLike
 
-from gaejax import _checks
+from gaejax import _arguments
 from gaejax.recurrence import methods
 
 # The plain methods are differentiated as they are; the derivative of the fast ones is the plain scan's.
@@ -62,16 +62,16 @@ def reverse_linear_recurrence(
       TypeError: If an argument has the wrong dtype.
       ValueError: If an argument has the wrong shape, or `method` is unknown.
     """
-    drive = _checks.as_float("drive", drive)
-    axis = _checks.time_axis("drive", drive, time_axis)
-    decay = _checks.coefficient("decay", decay, drive, "drive")
+    drive = _arguments.as_float("drive", drive)
+    axis = _arguments.time_axis("drive", drive, time_axis)
+    decay = _arguments.coefficient("decay", decay, drive, "drive")
     if initial is not None:
-        initial = _checks.as_float("initial", initial).astype(drive.dtype)
-        _checks.same_shape("initial", initial, without_axis(drive.shape, axis), "drive without its time axis")
+        initial = _arguments.as_float("initial", initial).astype(drive.dtype)
+        _arguments.same_shape("initial", initial, without_axis(drive.shape, axis), "drive without its time axis")
     if reset is None:
         return solve(_given, _state, (drive, decay), initial, axis, method, axis_name)
-    reset = _checks.as_bool("reset", reset)
-    _checks.same_shape("reset", reset, drive.shape, "drive")
+    reset = _arguments.as_bool("reset", reset)
+    _arguments.same_shape("reset", reset, drive.shape, "drive")
     return solve(_given_with_reset, _state, (drive, decay, reset), initial, axis, method, axis_name)
 
 

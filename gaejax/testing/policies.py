@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gaejax.distributions import expected_values
 from gaejax.environments import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
 from gaejax.policies import Policy
-from gaejax.policies.critics import expected_values
 from gaejax.testing.conformance import Failure, Report
 
 NUM_STEPS, NUM_ROWS, CUT = 12, 4, 5

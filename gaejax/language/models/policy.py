@@ -10,7 +10,7 @@ from gaejax.language.models.config import DecoderConfig
 from gaejax.language.models.decoder import decoder
 from gaejax.language.models.sampling import Sampling
 from gaejax.policies import Body, Policy
-from gaejax.policies.heads import ValueHead
+from gaejax.policies.layers import ValueHead
 
 
 class Encoded(NamedTuple):

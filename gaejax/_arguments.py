@@ -1,7 +1,8 @@
-"""Lets pure functions of JAX arrays take NumPy arrays and PyTorch tensors."""
+"""What users pass: unknown names, wrong dtypes and shapes, each answered in one line, and arrays of other libraries."""
 
+import difflib
 import functools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import jax
@@ -14,6 +15,139 @@ COEFFICIENTS = ("discount", "gae_lambda", "trace_lambda", "value_lambda")
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "gamma": "discount",
+    "gae_lam": "gae_lambda",
+    "lam": "gae_lambda",
+    "lambda": "gae_lambda",
+    "lambda_": "gae_lambda",
+    "lmbda": "gae_lambda",
+    "ent_coef": "entropy_coefficient",
+    "ent_coeff": "entropy_coefficient",
+    "entropy_cost": "entropy_coefficient",
+    "vf_coef": "value_coefficient",
+    "vf_coeff": "value_coefficient",
+    "clip_range": "clip_epsilon",
+    "clip_coef": "clip_epsilon",
+    "clip_eps": "clip_epsilon",
+    "clip_ratio": "clip_epsilon",
+    "n_envs": "num_envs",
+    "n_steps": "num_steps",
+    "unroll_length": "num_steps",
+    "n_epochs": "num_epochs",
+    "update_epochs": "num_epochs",
+    "n_minibatches": "num_minibatches",
+    "tx": "optimizer",
+    "tau": "gae_lambda",
+}
+"""What other frameworks call the arguments of this one."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns `": did you mean 'x'?"` for the known name that is nearest to `name`, or a list of what there is."""
+    known = list(known)
+    usual = OTHER_NAMES.get(name.strip("-").replace("-", "_").lower())
+    if usual in known:
+        return f": did you mean {usual!r}?"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f": did you mean {near[0]!r}?" if near else f": there are {', '.join(known)}"
+
+
+def refuses_unknown_arguments(
+    function: Callable[P, R], name: str | None = None, known: Sequence[str] | None = None
+) -> Callable[P, R]:
+    """Makes a function answer an unknown keyword argument with the one that was probably meant.
+
+    Args:
+      function: a function without `**keywords`.
+      name: how messages call it. Default: its name.
+      known: its arguments. Default: read from its code.
+    """
+    code = function.__code__
+    known = known or code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+    @functools.wraps(function)
+    def called(*args: P.args, **keywords: P.kwargs) -> R:
+        for keyword in keywords:
+            if keyword not in known:
+                raise TypeError(
+                    f"{name or function.__name__} has no argument {keyword!r}{did_you_mean(keyword, known)}"
+                )
+        return function(*args, **keywords)
+
+    return called
+
+
+def as_float(name: str, value: Any) -> jax.Array:
+    """Returns `value` as a floating-point array.
+
+    Raises:
+      TypeError: If it holds anything but floating-point numbers (integer rewards lose fractions).
+    """
+    whole_number = isinstance(value, int) and not isinstance(value, bool)  # discount=1 loses nothing
+    array = _as_array(name, float(value) if whole_number else value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating-point, got {array.dtype}: cast it with {name}.astype('float32')")
+    return array
+
+
+def as_bool(name: str, value: Any) -> jax.Array:
+    """Returns `value` as an array of booleans.
+
+    Raises:
+      TypeError: If it holds anything but booleans (a float may be a probability, a discount or a mask).
+    """
+    array = _as_array(name, value)
+    if array.dtype != jnp.bool_:
+        raise TypeError(f"{name} must be boolean, got {array.dtype}: cast it with {name}.astype(bool)")
+    return array
+
+
+def coefficient(name: str, value: Any, like: jax.Array, reference: str) -> jax.Array:
+    """Returns `value` as floats of the dtype of the argument `like`, which is called `reference`.
+
+    Raises:
+      TypeError: If it holds anything but floating-point numbers.
+      ValueError: Unless it is a scalar or has the rank of `like` with axes of size 1 or full size. A bare vector for
+        `[T, N]` is refused, for it could mean either axis.
+    """
+    array = as_float(name, value).astype(like.dtype)
+    fits = array.ndim == like.ndim and all(a in (1, s) for a, s in zip(array.shape, like.shape, strict=True))
+    if array.ndim and not fits:
+        raise ValueError(
+            f"{name} must be a scalar or have the rank of {reference}, {like.shape}, with axes of size 1 or full, "
+            f"got {array.shape}"
+        )
+    return array
+
+
+def time_axis(name: str, array: jax.Array, axis: int) -> int:
+    """Returns `axis` counted from the front.
+
+    Raises:
+      ValueError: If `array` has no such axis, or no step on it.
+    """
+    if not -array.ndim <= axis < array.ndim:
+        which = "a leading time axis" if axis == 0 else f"a time axis at time_axis={axis}"
+        raise ValueError(f"{name} must have {which} of at least one step, got shape {array.shape}")
+    if array.shape[axis] == 0:
+        raise ValueError(f"{name} must have a time axis of at least one step, got shape {array.shape}")
+    return axis % array.ndim
+
+
+def same_shape(name: str, array: jax.Array, shape: Sequence[int], reference: str) -> None:
+    """Raises a ValueError unless `array` has exactly the shape of the argument called `reference`."""
+    if array.shape != tuple(shape):
+        raise ValueError(f"{name} must have the shape of {reference}, {tuple(shape)}, got {array.shape}")
+
+
+def _as_array(name: str, value: Any) -> jax.Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}") from error
 
 
 class Tensor(Protocol):
