@@ -52,8 +52,7 @@ from gaejax.language import (
     text_scores,
     token_environment,
 )
-from gaejax.training import run_experiment
-from gaejax.training.experiment import Run, load_states
+from gaejax.training import Run, load_states, run_experiment
 from gaejax.training.samples import show_texts
 from gaejax.training.scripts import is_resuming, resumed, run_script
 

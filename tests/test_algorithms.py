@@ -18,7 +18,7 @@ from gaejax.environments import Box, Dict, Discrete, MultiBinary
 from gaejax.policies import actor_critic, gru, mlp, q_network, transformer
 from gaejax.rollout import episode_steps
 from gaejax.schedules import check_schedules, scheduled
-from gaejax.training.logs import explain_report, flat
+from gaejax.training.metrics import explain_report, flat
 
 KEY = jax.random.key(0)
 CARTPOLE = gaejax.make("CartPole-v1")

@@ -21,6 +21,7 @@ import gaejax
 from gaejax.training import (
     PRESETS,
     Experiment,
+    Observer,
     load_checkpoint,
     load_states,
     num_updates,
@@ -79,9 +80,14 @@ def test_the_files_of_a_run(finished):
         "checkpoint",
     }
     assert json.loads((output / "summary.json").read_text()) == summary
-    assert {"episode_return", "env_steps", "steps_per_second", "compile_seconds", "wall_seconds", "versions"} <= set(
-        summary
-    )
+    assert {
+        "episode_return",
+        "total_env_steps",
+        "steps_per_second",
+        "compile_seconds",
+        "wall_seconds",
+        "versions",
+    } <= set(summary)
     returns = summary["episode_return"]
     assert len(returns["per_seed"]) == 2
     np.testing.assert_allclose(
@@ -97,8 +103,8 @@ def test_metrics_have_a_row_for_each_logged_update_and_seed(finished):
     updates = num_updates(CONFIG, 1280)
     assert [(row["seed"], row["update"]) for row in rows] == [(s, u) for u in range(1, updates + 1) for s in (0, 1)]
     assert {"env_steps", "episode_return", "approx_kl", "explained_variance", "learning_rate"} <= set(rows[0])
-    assert summary["env_steps"] == sum(row["env_steps"] for row in rows[-2:])
-    assert 0.9 * 2 * 1280 < summary["env_steps"] < 2 * 1280  # rows that show a final observation do not count
+    assert summary["total_env_steps"] == sum(row["env_steps"] for row in rows[-2:])
+    assert 0.9 * 2 * 1280 < summary["total_env_steps"] < 2 * 1280  # rows that show a final observation do not count
 
 
 def test_the_driver_takes_the_steps_that_train_takes(finished):
@@ -112,38 +118,30 @@ def test_the_driver_takes_the_steps_that_train_takes(finished):
     np.testing.assert_allclose(logged, history.entropy[1], atol=1e-4)
 
 
-def test_a_run_extended_and_one_interrupted_are_the_uninterrupted_one_bit_for_bit(finished, tmp_path, monkeypatch):
-    """Ctrl-C behind the fourth call: all files are there; resumed, the run ends where the other did."""
+class Interrupts(Observer):
+    """Presses Ctrl-C after the fourth call."""
+
+    calls = 0
+
+    def on_progress(self, progress):
+        self.calls += 1
+        if self.calls == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_that_is_interrupted_and_resumed_is_the_uninterrupted_one_bit_for_bit(finished, tmp_path):
+    """Ctrl-C after the fourth call leaves all files; what a crash wrote after the checkpoint is dropped."""
     output, _ = finished
     interrupted = tmp_path / "interrupted"
-    from gaejax.training import experiment as module
-
-    calls = []
-    compile_training = module._compile_training
-
-    def compile_and_count(*args):
-        call = compile_training(*args)
-
-        def counted(states, size):
-            calls.append(size)
-            if len(calls) == 4:
-                os.kill(os.getpid(), signal.SIGINT)
-            return call(states, size)
-
-        return counted
-
-    monkeypatch.setattr(module, "_compile_training", compile_and_count)
-    summary = run_experiment(EXPERIMENT, interrupted)
+    summary = run_experiment(EXPERIMENT, interrupted, observers=[Interrupts()])
     done = summary["updates"]
     assert not summary["finished"] and 0 < done < num_updates(CONFIG, 1280)
     assert {file.name for file in interrupted.iterdir()} >= {"summary.json", "curve.png", "checkpoint", "metrics.csv"}
-    with (interrupted / "metrics.csv").open("a") as file:  # what a crash may leave behind the checkpoint
-        file.write(
-            file_line := (interrupted / "metrics.csv").read_text().splitlines()[-1].replace(f",{done},", ",9,") + "\n"
-        )
-    assert file_line
+    with (interrupted / "metrics.csv").open("a") as file:
+        *_, last = (interrupted / "metrics.csv").read_text().splitlines()
+        seed, _, *rest = last.split(",")
+        file.write(",".join([seed, str(done + 1), *rest]) + "\n")
 
-    monkeypatch.setattr(module, "_compile_training", compile_training)
     summary = run_experiment(EXPERIMENT, interrupted, resume=True)
     assert summary["finished"]
     assert_same_bits(load_states(output)[2], load_states(interrupted)[2])
@@ -153,7 +151,9 @@ def test_a_run_extended_and_one_interrupted_are_the_uninterrupted_one_bit_for_bi
 def test_a_finished_run_is_resumed_to_the_same_result_and_only_with_its_own_configuration(finished):
     output, summary = finished
     again = run_experiment(EXPERIMENT, output, resume=True)
-    assert again["episode_return"] == summary["episode_return"] and again["env_steps"] == summary["env_steps"]
+    assert (
+        again["episode_return"] == summary["episode_return"] and again["total_env_steps"] == summary["total_env_steps"]
+    )
     before = (output / "config.json").read_text()
     for changes, words in (
         (dict(num_seeds=3), "has another configuration: only its total_steps can be changed"),
@@ -189,8 +189,8 @@ def test_evaluate_script_loads_the_checkpoint_and_plays_it(finished, capsys):
         (["--learning-rate", "-1"], "learning_rate must be finite and not negative, got -1.0"),
         (["--num-minibatches", "7"], "num_minibatches must divide num_envs * num_steps"),
         (["--gae-lambda", "1.5"], "gae_lambda must be between 0 and 1"),
-        (["--num-seeds", "0"], "num_seeds must be at least 1, got 0"),
-        (["--total-steps", "0"], "total_steps must be at least 1, got 0"),
+        (["--num-seeds", "0"], "num_seeds must be a whole number of at least 1, got 0"),
+        (["--total-steps", "0"], "total_steps must be a whole number of at least 1, got 0"),
         (["--env-arguments", "max_step=3"], "CartPole-v1 has no argument 'max_step'"),
         (["--resume", "nowhere"], "nowhere holds no run"),
         (["--resume", "run", "--gamma", "1"], "only --total-steps can be given, not --gamma"),
@@ -232,7 +232,7 @@ def test_a_ctrl_c_from_outside_leaves_every_file(tmp_path):
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "return" in printed
     summary = json.loads((output / "summary.json").read_text())
-    assert not summary["finished"] and summary["env_steps"] > 0
+    assert not summary["finished"] and summary["total_env_steps"] > 0
     assert (output / "curve.png").exists() and any((output / "checkpoint").iterdir())
 
 

@@ -59,7 +59,7 @@ def learn(run: Run, seed: int) -> dict:
         "task": run.name,
         "seed": seed,
         "exact": summary["exact"][0],
-        "tokens": summary["env_steps"],
+        "tokens": summary["total_env_steps"],
         "seconds": round(seconds, 1),
         "compile_seconds": round(summary["compile_seconds"], 1),
     }
