@@ -66,6 +66,7 @@ def plot_learning_curve(
         if rows and name in rows[0]:
             _plot_seeds(axes, rows, name)
         axes.set(ylabel=f"{name.replace('_', ' ')} (training)")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
     panels[0, 0].set(title=title)
     panels[-1, 0].set(xlabel="environment steps per seed")
     save_figure(figure, picture)
