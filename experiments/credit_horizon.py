@@ -3,8 +3,9 @@
     uv run experiments/credit_horizon.py        # seven minutes on two cores
 
 The first of T tokens is a choice among 8, the others are filler. The reward comes at the end: 1 for the right choice,
-plus standard normal noise. The critic is a table over (position, choice), the policy a table over positions. Counted are
-the updates until the right choice has probability 0.9. For each T all lambdas and seeds are one vmapped training step.
+plus standard normal noise. The critic is a table over (position, choice), the policy a table over positions. The result
+is the number of updates until the right choice has probability 0.9. For each T all lambdas and seeds are one vmapped
+training step.
 (After VC-PPO, Yuan et al. 2025, arXiv:2503.01491.)
 """
 
@@ -33,7 +34,7 @@ CONDITIONS = {
 
 
 def environment(horizon: int) -> gaejax.Environment:
-    """Returns the environment. Observations are (position, choice so far); only the action at position 0 is a choice."""
+    """Returns the environment. Observations are (position, choice so far); only the first action is a choice."""
 
     def reset(key: jax.Array, params: Any) -> tuple:
         start = jnp.zeros(2, jnp.int32)

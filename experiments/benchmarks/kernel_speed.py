@@ -175,7 +175,7 @@ def write_choices(repeats: int) -> None:
                 shape = (steps, rows) if axis == 0 else (rows, steps)
                 measured = medians({method: ours(axis, method) for method in methods}, steps_of(shape), repeats)
                 print(layout, shape, {name: round(value) for name, value in measured.items()}, flush=True)
-                best = min(measured, key=measured.get)
+                best = min(measured, key=lambda method: measured[method])
                 if measured[choose("cpu", shape, axis, table)] > 1.25 * measured[best]:
                     table["cpu"][layout].append({"min_steps": steps, "min_rows": rows, "method": best})
     CHOICES.write_text(json.dumps(table, indent=2) + "\n")

@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import gaejax
+from gaejax.algorithms import Algorithm
 from gaejax.policies import make_policy
 from gaejax.rollout import rollout
 from gaejax.statistics import masked_mean
+from gaejax.training import num_updates
 from gaejax.training.results import results_parser, write_results
 from gaejax.training.scripts import run_script
 
@@ -42,7 +44,7 @@ def collect(environment: gaejax.Environment, act: Any, state: Any) -> Any:
     return rollout(rollout_key, *arguments)[1]
 
 
-def staleness(environment: gaejax.Environment, algorithm: gaejax.algorithms.Algorithm, state: Any) -> tuple:
+def staleness(environment: gaejax.Environment, algorithm: Algorithm, state: Any) -> tuple:
     """Takes three training steps. Returns the state, and of stored memories against recomputed ones the KL divergence,
     the absolute difference of values, and the spread of the values: means over the steps that depend on the memory."""
     observations, resets = [], []
@@ -73,7 +75,7 @@ def measure(changes: dict) -> dict:
     environment = gaejax.make("MemoryChain-bsuite", memory_length=30)
     algorithm = gaejax.ppo(environment, make_policy(environment, memory="transformer", shared=True, context=32))
     config = gaejax.PPOConfig(**{**ROWS, **changes})
-    updates = gaejax.training.num_updates(config, TOTAL_STEPS)
+    updates = num_updates(config, TOTAL_STEPS)
     between = max(updates // NUM_PROBES - 3, 0)
     probe = partial(staleness, gaejax.auto_reset(environment), algorithm)
 

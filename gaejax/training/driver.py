@@ -122,7 +122,7 @@ def run_experiment(
     output = Path(output)
     experiment.validate()
     total = num_updates(experiment.config, experiment.total_steps)
-    audience = Observers([CsvWriter(), ProgressBar(), LearningCurve(), *observers])
+    audience = Observers([CsvWriter(), ProgressBar(), LearningCurve()], observers)
     if resume:
         finished = _check_resumed(experiment, output, total)
         if finished is not None:
@@ -198,8 +198,8 @@ def run_experiment(
 def _check_resumed(experiment: Run, output: Path, total: int) -> dict[str, Any] | None:
     """Checks that `experiment` is the run in `output`, and returns the summary if that is finished."""
     earlier = type(experiment).load(output / "config.json", experiment)
-    changes = dict(total_steps=experiment.total_steps, warm_start=experiment.warm_start)
-    if dataclasses.replace(earlier, **changes) != experiment:
+    now = type(experiment).from_fields(json.loads(experiment.as_text()), experiment)  # a tuple is a list in a file
+    if dataclasses.replace(earlier, total_steps=now.total_steps, warm_start=now.warm_start) != now:
         raise ValueError(f"the run in {output} has another configuration: only its total_steps can be changed")
     path = output / "summary.json"
     summary = json.loads(path.read_text()) if path.is_file() else {}

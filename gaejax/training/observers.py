@@ -105,20 +105,20 @@ METHODS = ("on_start", "on_progress", "on_row", "on_checkpoint", "on_end")
 
 
 class Observers:
-    """Tells several observers what happens, in order; what they raise is reported.
+    """Tells several observers what happens, in order: the default ones, then the user's. What they raise is reported.
 
     Raises:
       ValueError: if one of them has none of an observer's methods.
     """
 
-    def __init__(self, observers: Sequence[Any]):
+    def __init__(self, default: Sequence[Observer], observers: Sequence[Any] = ()):
         if not isinstance(observers, Sequence):
             raise ValueError(f"observers must be a list, got {observers!r}")
         for observer in observers:
             if isinstance(observer, type) or not any(callable(getattr(observer, method, None)) for method in METHODS):
                 methods = ", ".join(METHODS)
                 raise ValueError(f"observers must be objects with some of the methods {methods}, got {observer!r}")
-        self.observers, self.reported = list(observers), set()
+        self.observers, self.reported = [*default, *observers], set()
 
     def tell(self, method: str, *arguments: Any) -> None:
         """Calls a method of those that have it."""

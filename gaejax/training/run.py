@@ -86,9 +86,13 @@ class Run(abc.ABC):
         nested = {name: kind(**fields[name]) for name, kind in cls.parts(fields).items()}
         return cls(**{**fields, **nested})
 
+    def as_text(self) -> str:
+        """Returns the contents of `config.json`."""
+        return json.dumps(self.as_fields(), indent=2, default=lambda number: number.item()) + "\n"
+
     def save(self, path: Path) -> None:
         """Writes the run to a JSON file."""
-        path.write_text(json.dumps(self.as_fields(), indent=2, default=lambda number: number.item()) + "\n")
+        path.write_text(self.as_text())
 
     @classmethod
     @abc.abstractmethod
