@@ -223,12 +223,13 @@ def print_summary(summary: dict[str, Any], output: Path) -> None:
         f"{summary['environment']}: return {result['mean']:.4g}{spread} "
         f"after {summary['total_env_steps']:,} env steps"
         + (f" at {speed:,.0f} a second" if speed else "")
-        + f" ({summary['compile_seconds']:.1f} s of compiling, {summary['wall_seconds']:.1f} s in all)\n{output}"
+        + f" ({summary['compile_seconds']:.1f} s of compiling, {summary['wall_seconds']:.1f} s in all)"
     )
     for name, metric in summary.get("metrics", {}).items():
         print(f"{name}: {metric['mean']:.4g} at the end of an episode")
     if "explain" in summary:
         print_report(summary["explain"])
+    print(output)
 
 
 def print_report(report: list[dict[str, Any]]) -> None:
