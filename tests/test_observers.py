@@ -101,7 +101,7 @@ def test_an_environment_of_your_own_is_trained_and_resumed_with_the_experiment(w
 
 def test_an_exception_that_ends_the_run_is_told_as_the_end(tmp_path, monkeypatch):
     ends = []
-    monkeypatch.setattr("gaejax.training.driver._loop", lambda *_: 1 / 0)
+    monkeypatch.setattr("gaejax.training.driver._train", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         observer = types.SimpleNamespace(on_end=ends.append)
         run_experiment(EXPERIMENT, tmp_path / "run", observers=[observer])

@@ -43,14 +43,16 @@ class Bare(nn.Module):
 
 def bare_mlp(environment: gaejax.Environment) -> Policy:
     """Returns a policy written by hand, without bodies, chains and heads."""
-    module = Bare(environment.action_space.n)
+    actions, observations = environment.action_space, environment.observation_space
+    assert isinstance(actions, gaejax.Discrete) and isinstance(observations, gaejax.Box)
+    module = Bare(actions.n)
 
     def apply(params: dict, carry: tuple, observations: jax.Array, resets: jax.Array) -> tuple:
         shape = resets.shape
         logits, values = module.apply(params, observations.reshape(shape[0] * shape[1], -1))
         return carry, Categorical(logits.reshape(*shape, -1)), values.reshape(shape)
 
-    size = int(np.prod(environment.observation_space.shape))
+    size = int(np.prod(observations.shape))
     return Policy(lambda key: module.init(key, jnp.zeros((1, size))), lambda batch: (), apply)
 
 

@@ -77,6 +77,12 @@ def serve(side: str, *sizes: str) -> None:
         print(json.dumps(steps / (time.perf_counter() - started)), flush=True)
 
 
+def answer(worker: subprocess.Popen) -> float:
+    """Returns the next number that a worker prints."""
+    assert worker.stdout is not None  # it is a pipe
+    return json.loads(worker.stdout.readline())
+
+
 def main(argv: list[str]) -> None:
     from gaejax.training.results import results_parser, write_results  # not in rejax's environment
 
@@ -90,15 +96,14 @@ def main(argv: list[str]) -> None:
             )
             for side, python in (("ours", [sys.executable]), ("rejax", PEER.split()))
         }
-        first = {side: json.loads(worker.stdout.readline()) for side, worker in workers.items()}
+        first = {side: answer(worker) for side, worker in workers.items()}
         speeds = {side: [] for side in workers}
         for _ in range(ROUNDS):
             for side, worker in workers.items():
                 print("go", file=worker.stdin, flush=True)
-                speeds[side].append(json.loads(worker.stdout.readline()))
+                speeds[side].append(answer(worker))
         for worker in workers.values():
-            worker.stdin.close()
-            worker.wait()
+            worker.communicate()
         medians = {side: statistics.median(values) for side, values in speeds.items()}
         row = {
             "envs x steps": f"{sizes[0]}x{sizes[1]}",

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -131,6 +131,34 @@ def run_experiment(
     elif output.is_file() or (output.exists() and any(output.iterdir())):
         raise ValueError(f"output folder {output} holds another run: choose another one, or --resume {output}")
 
+    job = _prepare(experiment, output, total, resume, audience)
+    experiment.save(output / "config.json")
+    try:
+        summary = _run(job, started)
+        (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    except BaseException:
+        audience.tell("on_end", None)
+        raise
+    audience.tell("on_end", MappingProxyType(summary))
+    return summary
+
+
+class _Job(NamedTuple):
+    """A run that can be run: what `_prepare` returns."""
+
+    experiment: Run
+    output: Path
+    audience: Observers
+    algorithm: Algorithm
+    lowered: Any
+    states: Any
+    counters: Counters
+    total: int
+    updates_per_row: int
+
+
+def _prepare(experiment: Run, output: Path, total: int, resume: bool, audience: Observers) -> _Job:
+    """Builds a run and makes its folder, or loads what is in it."""
     algorithm = experiment.build()
     updates_per_row = -(-total // NUM_ROWS)
     # Tracing refuses what does not fit together, before anything is compiled or written.
@@ -146,52 +174,40 @@ def run_experiment(
         states = initial_states(experiment, algorithm)
         counters = Counters(0, np.zeros(experiment.num_seeds, np.int64))
         output.mkdir(parents=True, exist_ok=True)
-    experiment.save(output / "config.json")
+    return _Job(experiment, output, audience, algorithm, lowered, states, counters, total, updates_per_row)
 
-    try:
-        with _interruptible() as interrupted:
-            audience.tell("on_start", Start(experiment, output, total, counters.updates, read_only(counters.env_steps)))
-            compiling = time.perf_counter()
-            compiled = lowered.compile()
-            compile_seconds = time.perf_counter() - compiling
-            aggregate = Aggregate((*EPISODE_MEANS, *metric_names(algorithm.environment)))
-            states, train_seconds = _loop(
-                lambda states, size: compiled(states, jnp.int32(size)),
-                states,
-                total,
-                updates_per_row,
-                counters,
-                aggregate,
-                output,
-                audience,
-                interrupted,
-            )
-            evaluated = {}
-            if experiment.is_evaluated:
-                evaluation, seconds = evaluate_seeds(experiment, algorithm, states)
-                compile_seconds += seconds
-                evaluated = _evaluated(evaluation)
-        summary = {
-            "environment": experiment.name,
-            **evaluated,
-            "total_env_steps": int(counters.env_steps.sum()),
-            "env_steps_per_seed": counters.env_steps.tolist(),
-            "updates": counters.updates,
-            "finished": counters.updates >= total,
-            "steps_per_second": float(counters.new_env_steps / train_seconds) if train_seconds else None,
-            "train_seconds": train_seconds,
-            "compile_seconds": compile_seconds,
-            "wall_seconds": time.perf_counter() - started,
-            "versions": versions(),
-        }
-        if experiment.config.explain:
-            metrics = output / "metrics.csv"
-            summary["explain"] = explain_report(read_metrics(metrics) if metrics.is_file() else [])
-        (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    except BaseException:
-        audience.tell("on_end", None)
-        raise
-    audience.tell("on_end", MappingProxyType(summary))
+
+def _run(job: _Job, started: float) -> dict[str, Any]:
+    """Compiles, trains and evaluates; returns the summary."""
+    experiment, counters = job.experiment, job.counters
+    start = Start(experiment, job.output, job.total, counters.updates, read_only(counters.env_steps))
+    with _interruptible() as interrupted:
+        job.audience.tell("on_start", start)
+        compiling = time.perf_counter()
+        compiled = job.lowered.compile()
+        compile_seconds = time.perf_counter() - compiling
+        states, train_seconds = _train(job, lambda states, size: compiled(states, jnp.int32(size)), interrupted)
+        evaluated = {}
+        if experiment.is_evaluated:
+            evaluation, seconds = evaluate_seeds(experiment, job.algorithm, states)
+            compile_seconds += seconds
+            evaluated = _evaluated(evaluation)
+    summary = {
+        "environment": experiment.name,
+        **evaluated,
+        "total_env_steps": int(counters.env_steps.sum()),
+        "env_steps_per_seed": counters.env_steps.tolist(),
+        "updates": counters.updates,
+        "finished": counters.updates >= job.total,
+        "steps_per_second": float(counters.new_env_steps / train_seconds) if train_seconds else None,
+        "train_seconds": train_seconds,
+        "compile_seconds": compile_seconds,
+        "wall_seconds": time.perf_counter() - started,
+        "versions": versions(),
+    }
+    if experiment.config.explain:
+        metrics = job.output / "metrics.csv"
+        summary["explain"] = explain_report(read_metrics(metrics) if metrics.is_file() else [])
     return summary
 
 
@@ -206,33 +222,14 @@ def _check_resumed(experiment: Run, output: Path, total: int) -> dict[str, Any] 
     return summary if summary.get("finished") and summary["updates"] == total else None
 
 
-def _loop(
-    call: Call,
-    states: Any,
-    total: int,
-    updates_per_row: int,
-    counters: Counters,
-    aggregate: Aggregate,
-    output: Path,
-    audience: Observers,
-    interrupted: Callable[[], bool],
-) -> tuple[Any, float]:
-    """Trains until `total` updates or an interruption. Returns the states and the seconds spent in `call`."""
+def _train(job: _Job, call: Call, interrupted: Callable[[], bool]) -> tuple[Any, float]:
+    """Trains to the end or to an interruption. Returns the states and the seconds spent in `call`."""
+    states, counters, total = job.states, job.counters, job.total
+    aggregate = Aggregate((*EPISODE_MEANS, *metric_names(job.algorithm.environment)))
     train_seconds, updates_per_call = 0.0, 1
     saved_update, saved_at = counters.updates, time.perf_counter()
-
-    def log() -> None:
-        values = aggregate.take()
-        if values:
-            frozen = MappingProxyType({name: read_only(column) for name, column in values.items()})
-            audience.tell("on_row", Row(counters.updates, read_only(counters.env_steps), frozen))
-
-    def save() -> None:
-        save_checkpoint(output / "checkpoint", states, counters.updates)
-        audience.tell("on_checkpoint", Checkpoint(counters.updates, output / "checkpoint"))
-
     while counters.updates < total and not interrupted():
-        row_end = min(counters.updates - counters.updates % updates_per_row + updates_per_row, total)
+        row_end = min(counters.updates - counters.updates % job.updates_per_row + job.updates_per_row, total)
         size = min(updates_per_call, row_end - counters.updates)
         calling = time.perf_counter()
         states, infos = jax.block_until_ready(call(states, size))
@@ -243,17 +240,32 @@ def _loop(
         counters.add(infos)
         aggregate.add(infos)
         if counters.updates == row_end:
-            log()
+            _log(job, aggregate)
         speed = counters.new_env_steps / train_seconds
         progress = Progress(counters.updates, read_only(counters.env_steps), speed, counters.episode_return)
-        audience.tell("on_progress", progress)
+        job.audience.tell("on_progress", progress)
         if counters.updates == row_end and time.perf_counter() - saved_at > SECONDS_PER_CHECKPOINT:
-            save()
+            _save(job, states)
             saved_update, saved_at = counters.updates, time.perf_counter()
-    log()
-    if counters.updates != saved_update or not (output / "checkpoint").exists():
-        save()
+    _log(job, aggregate)
+    if counters.updates != saved_update or not (job.output / "checkpoint").exists():
+        _save(job, states)
     return states, train_seconds
+
+
+def _log(job: _Job, aggregate: Aggregate) -> None:
+    """Tells of what came since the last row, if anything did."""
+    values = aggregate.take()
+    if values:
+        frozen = MappingProxyType({name: read_only(column) for name, column in values.items()})
+        job.audience.tell("on_row", Row(job.counters.updates, read_only(job.counters.env_steps), frozen))
+
+
+def _save(job: _Job, states: Any) -> None:
+    """Writes a checkpoint, and tells of it when it is whole."""
+    folder = job.output / "checkpoint"
+    save_checkpoint(folder, states, job.counters.updates)
+    job.audience.tell("on_checkpoint", Checkpoint(job.counters.updates, folder))
 
 
 def evaluate_seeds(
