@@ -71,7 +71,8 @@ def tables(horizon: int) -> gaejax.Policy:
 
 def two_lambdas(*, gae_lambda: jax.Array, **steps: Any) -> tuple:
     """Computes decoupled GAE for a config whose `gae_lambda` is two numbers, which can be swept like one."""
-    return gaejax.decoupled_gae(gae_lambda=gae_lambda[0], value_lambda=gae_lambda[1], **steps)
+    actor, critic = jnp.broadcast_to(gae_lambda, (2,))  # of one number, as when the estimator is checked, both
+    return gaejax.decoupled_gae(gae_lambda=actor, value_lambda=critic, **steps)
 
 
 def updates_needed(horizon: int, num_seeds: int, most: int) -> np.ndarray:
