@@ -59,11 +59,10 @@ class Run(abc.ABC):
     def validate(self) -> None:
         """Raises ValueError, naming the field, if this cannot be run."""
         for name in ("total_steps", "num_seeds", "eval_episodes"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, numbers.Integral):
-            raise ValueError(f"seed must be a whole number, got {self.seed!r}")
+            _check_whole(name, getattr(self, name))
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        _check_whole("seed", self.seed)
         if not callable(getattr(self.config, "validate", None)):
             raise ValueError(f"config must be an algorithm's config, such as gaejax.PPOConfig(), got {self.config!r}")
         self.config.validate()
@@ -109,6 +108,11 @@ class Run(abc.ABC):
         if not path.is_file():
             raise ValueError(f"{path.parent} holds no run: there is no {path.name} in it")
         return cls.from_fields(json.loads(path.read_text()), known)
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
