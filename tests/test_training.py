@@ -54,7 +54,7 @@ def finished(tmp_path_factory):
 
 def test_evaluation_plays_the_first_episode_of_each_environment_to_its_end():
     algorithm = gaejax.ppo(counter(limit=7), remembering_policy())
-    state = algorithm.init(jax.random.key(0), gaejax.PPOConfig(num_envs=2, num_steps=8))
+    state = algorithm.init(jax.random.key(0), gaejax.PPOConfig(num_envs=2, num_steps=8, num_minibatches=1))
     evaluation = jax.jit(lambda state, key: gaejax.evaluate(algorithm, state, key, 5))(state, jax.random.key(1))
     np.testing.assert_array_equal(evaluation.returns, np.full(5, 7))
     np.testing.assert_array_equal(evaluation.lengths, np.full(5, 7))
