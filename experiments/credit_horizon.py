@@ -1,16 +1,14 @@
-"""How the lambdas of actor and critic carry a reward over long responses: coupled, decoupled, with value pretraining.
+"""How far the lambdas of actor and critic carry a reward back: coupled, decoupled, with value pretraining.
 
     uv run experiments/credit_horizon.py        # seven minutes on two cores
 
-The first of T tokens is a choice among 8, the others are filler; the reward, at the end, is 1 for the right choice plus
-standard normal noise. The critic is a table over (position, choice), the policy one over positions. What is counted is
-the updates until the right choice has probability 0.9. For each T all lambdas and seeds are one vmapped training step.
+The first of T tokens is a choice among 8, the others are filler. The reward comes at the end: 1 for the right choice,
+plus standard normal noise. The critic is a table over (position, choice), the policy a table over positions. The result
+is the number of updates until the right choice has probability 0.9. For each T all lambdas and seeds are one vmapped
+training step.
 (After VC-PPO, Yuan et al. 2025, arXiv:2503.01491.)
 """
 
-import argparse
-import csv
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,10 @@ import numpy as np
 
 import gaejax
 from gaejax.distributions import Categorical
+from gaejax.training.plots import new_figure, save_figure
+from gaejax.training.results import read_results, results_parser, write_results
+from gaejax.training.scripts import run_script
 
-RESULTS = Path(__file__).parent / "benchmarks" / "results"
 CHOICES, RIGHT, BATCH, GOAL = 8, 3, 64, 0.9
 # lambda of the advantages, of the value targets, and updates for which only the critic learns
 CONDITIONS = {
@@ -34,7 +34,7 @@ CONDITIONS = {
 
 
 def environment(horizon: int) -> gaejax.Environment:
-    """Observations are (position, choice so far): the choice counts at position 0 only."""
+    """Returns the environment. Observations are (position, choice so far); only the first action is a choice."""
 
     def reset(key: jax.Array, params: Any) -> tuple:
         start = jnp.zeros(2, jnp.int32)
@@ -53,7 +53,8 @@ def environment(horizon: int) -> gaejax.Environment:
 
 
 def tables(horizon: int) -> gaejax.Policy:
-    """Logits of each position, and a value of each position and choice. Rows are in step: all start with a rollout."""
+    """Returns a policy with logits for each position, and a value for each position and choice. All environments are at
+    the same position, since all start with a rollout."""
 
     def init(key: jax.Array) -> dict:
         return {"logits": jnp.zeros((horizon + 1, CHOICES)), "values": jnp.zeros((horizon + 1, CHOICES))}
@@ -64,17 +65,19 @@ def tables(horizon: int) -> gaejax.Policy:
         chosen = jax.nn.one_hot(choices, CHOICES)
         return carry, Categorical(logits), jnp.sum(params["values"][positions][:, None] * chosen, axis=-1)
 
-    # A carry, though nothing is remembered: rows stay whole.
+    # A carry, though nothing is remembered, so that the environments of a minibatch stay whole.
     return gaejax.Policy(init, lambda batch: jnp.zeros(batch), apply)
 
 
 def two_lambdas(*, gae_lambda: jax.Array, **steps: Any) -> tuple:
-    """Decoupled GAE, of a config whose `gae_lambda` is two numbers: they can be swept like one."""
-    return gaejax.decoupled_gae(gae_lambda=gae_lambda[0], value_lambda=gae_lambda[1], **steps)
+    """Computes decoupled GAE for a config whose `gae_lambda` is two numbers, which can be swept like one."""
+    actor, critic = jnp.broadcast_to(gae_lambda, (2,))  # of one number, as when the estimator is checked, both
+    return gaejax.decoupled_gae(gae_lambda=actor, value_lambda=critic, **steps)
 
 
 def updates_needed(horizon: int, num_seeds: int, most: int) -> np.ndarray:
-    """For each condition and seed `[C, S]` the updates, those of pretraining not counted, until the goal; or `most`."""
+    """Returns the updates until the goal, at most `most`, for each condition and seed `[C, S]`; pretraining is not
+    counted."""
     algorithm = gaejax.ppo(
         environment(horizon),
         tables(horizon),
@@ -126,37 +129,34 @@ def updates_needed(horizon: int, num_seeds: int, most: int) -> np.ndarray:
 
 
 def draw(rows: list[dict], most: int, picture: Path) -> None:
-    """Medians over seeds, and their middle half, against the horizon."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    """Draws medians over seeds, and their middle half, against the horizon."""
+    figure, panels = new_figure()
+    axes = panels[0, 0]
+    horizons = sorted({int(row["horizon"]) for row in rows})
     for condition in CONDITIONS:
         own = [row for row in rows if row["condition"] == condition]
-        horizons = [row["horizon"] for row in own]
-        axes.plot(horizons, [row["median"] for row in own], marker="o", label=condition)
-        axes.fill_between(horizons, [row["lower"] for row in own], [row["upper"] for row in own], alpha=0.15)
-    if any(row["median"] >= most for row in rows):
-        axes.axhline(most, color="gray", linestyle=":", label=f"given up behind {most}")
+        median, lower, upper = ([float(row[name]) for row in own] for name in ("median", "lower", "upper"))
+        axes.plot(horizons, median, marker="o", label=condition)
+        axes.fill_between(horizons, lower, upper, alpha=0.15)
+    if any(float(row["median"]) >= most for row in rows):
+        axes.axhline(most, color="gray", linestyle=":", label=f"given up after {most}")
     axes.set(xscale="log", yscale="log", xlabel="tokens of a response", ylabel="updates until P(right) > 0.9 (median)")
-    axes.set_title("A reward at the end, a choice at the start")
+    axes.set_title("PPO, reward at the end for a choice at the start")
     axes.set_xticks(horizons, [str(horizon) for horizon in horizons])
-    axes.legend(fontsize=8)
-    axes.grid(alpha=0.3)
-    FigureCanvasAgg(figure).print_png(picture)
+    axes.legend(fontsize=8, frameon=False)
+    save_figure(figure, picture)
 
 
 def main(argv: list[str]) -> list[dict]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--horizons", type=int, nargs="+", default=[16, 64, 256, 1024])
-    parser.add_argument("--num-seeds", type=int, default=8)
+    parser = results_parser(__doc__)
+    parser.add_argument("--horizons", type=int, nargs="+", default=[16, 64, 256, 1024], help="lengths of a response")
+    parser.add_argument("--num-seeds", type=int, default=8, help="independent trainings (default: %(default)s)")
     parser.add_argument("--most", type=int, default=300, help="updates after which a run is given up")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--draw", action="store_true", help="only draw the picture of the table that is there")
     arguments = parser.parse_args(argv)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    path, picture = arguments.output / "credit_horizon.csv", arguments.output / "credit_horizon.png"
     rows = []
-    for horizon in arguments.horizons:
+    for horizon in () if arguments.draw else arguments.horizons:
         started = time.perf_counter()
         needed = updates_needed(horizon, arguments.num_seeds, arguments.most)
         for condition, updates in zip(CONDITIONS, needed, strict=True):
@@ -164,13 +164,10 @@ def main(argv: list[str]) -> list[dict]:
             rows.append(dict(horizon=horizon, condition=condition, median=median, lower=lower, upper=upper))
             print(f"T = {horizon:5d}  {condition:60s} {median:6.1f} updates ({lower:g} to {upper:g})", flush=True)
         print(f"T = {horizon:5d}  {time.perf_counter() - started:.0f} s", flush=True)
-        with (arguments.output / "credit_horizon.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-        draw(rows, arguments.most, arguments.output / "credit_horizon.png")
+        write_results(path, rows)
+    draw(read_results(path), arguments.most, picture)
     return rows
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)

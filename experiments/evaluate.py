@@ -1,6 +1,7 @@
-"""Load the checkpoint of a run and play it.
+"""Play whole episodes with the policies of a run.
 
-uv run experiments/evaluate.py runs/CartPole-v1-... --episodes 256 --greedy
+example:
+  uv run experiments/evaluate.py runs/CartPole-v1-... --episodes 256 --greedy
 """
 
 import dataclasses
@@ -26,11 +27,11 @@ class Arguments:
     greedy: bool = False
     """Take the most probable action instead of a sample."""
     seed: int = 0
-    """Where the episodes' keys come from."""
+    """The integer that the keys of the episodes are made from."""
 
 
 def main(argv: list[str]) -> None:
-    arguments = tyro.cli(Arguments, args=argv)
+    arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     if arguments.episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {arguments.episodes}")
     experiment, algorithm, states = load_states(arguments.run)
@@ -43,7 +44,9 @@ def main(argv: list[str]) -> None:
             f"seed {seed}: return {seed_returns.mean():.4g} ± {seed_returns.std():.2g} "
             f"(min {seed_returns.min():.4g}, max {seed_returns.max():.4g}), length {seed_lengths.mean():.1f}"
         )
-    print(json.dumps({"episode_return": float(returns.mean()), "std_over_seeds": float(returns.mean(axis=1).std())}))
+    metrics = {name: float(np.mean(values)) for name, values in evaluation.metrics.items()}
+    result = {"episode_return": float(returns.mean()), "std_over_seeds": float(returns.mean(axis=1).std())}
+    print(json.dumps(result | ({"metrics": metrics} if metrics else {})))
 
 
 if __name__ == "__main__":

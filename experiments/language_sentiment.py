@@ -58,8 +58,7 @@ from gaejax.language import (
     text_scores,
     token_environment,
 )
-from gaejax.training import run_experiment
-from gaejax.training.experiment import Run, load_states
+from gaejax.training import Run, load_states, run_experiment
 from gaejax.training.scripts import is_resuming, resumed, run_script
 from gaejax.training.show_texts import show_texts
 from gaejax.transforms import encode_once

@@ -45,8 +45,7 @@ from gaejax.language import (
     without_critic,
 )
 from gaejax.language.tasks import ALPHABET, decode
-from gaejax.training import run_experiment
-from gaejax.training.experiment import Run, load_states
+from gaejax.training import Run, load_states, run_experiment
 from gaejax.training.scripts import is_resuming, resumed, run_script
 from gaejax.training.show_texts import show_texts
 
@@ -263,7 +262,7 @@ def main(argv: list[str]) -> dict:
     shares = ", ".join(f"{100 * share:.1f} %" for share in summary["exact"])
     print(
         f"{experiment.name}: {shares} of held-out prompts answered exactly (greedy), after "
-        f"{summary['env_steps']:,} tokens "
+        f"{summary['total_env_steps']:,} tokens "
         f"({summary['compile_seconds']:.1f} s of compiling, {summary['wall_seconds']:.1f} s in all)\n{output}"
     )
     return summary

@@ -1,74 +1,97 @@
-"""Train on a gymnax environment, several seeds at once, and leave a folder with all that came of it.
+"""Train an agent in an environment, several seeds at once, and leave a folder with the results.
 
-uv run experiments/train.py                                    # PPO on CartPole-v1, five seeds, solved in seconds
-uv run experiments/train.py --algorithm trpo --env Acrobot-v1
-uv run experiments/train.py --env Pendulum-v1 --num-seeds 3 --gae-lambda 0.9 --options objective=adaptive_kl
-uv run experiments/train.py --env MemoryChain-bsuite --memory gru --explain
-uv run experiments/train.py --resume runs/CartPole-v1-...      # go on where it stopped
+examples:
+  uv run experiments/train.py                                   # PPO on CartPole-v1, five seeds, solved in seconds
+  uv run experiments/train.py --algorithm trpo --env Acrobot-v1
+  uv run experiments/train.py --env Pendulum-v1 --num-seeds 3 --gae-lambda 0.9 --options objective=adaptive_kl
+  uv run experiments/train.py --env MemoryChain-bsuite --memory gru --explain
+  uv run experiments/train.py --env my_package.my_module:make   # an environment of your own
+  uv run experiments/train.py --resume runs/CartPole-v1-...     # continue a run
 """
 
 import argparse
 import ast
 import dataclasses
+import difflib
+import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 
+from gaejax._arguments import OTHER_NAMES
 from gaejax.algorithms import ALGORITHMS
-from gaejax.environments import make
+from gaejax.environments import environment_names, make
 from gaejax.policies import PolicyOptions
-from gaejax.training import Experiment, preset, run_experiment
+from gaejax.training import PRESETS, Experiment, TensorBoard, preset, run_experiment
 from gaejax.training.scripts import is_resuming, resumed, run_script
 
 Config = TypeVar("Config")
 
+FLAG_NAMES = OTHER_NAMES | {
+    "timesteps": "total_steps",
+    "total_timesteps": "total_steps",
+    "env_id": "env",
+    "env_name": "env",
+    "seeds": "num_seeds",
+    "algo": "algorithm",
+}
+"""What other frameworks call our flags."""
+
 
 @dataclasses.dataclass
 class Arguments(Generic[Config]):
-    """An algorithm on a gymnax environment. Defaults are those known to work for `--algorithm` and `--env`."""
+    """Trains an algorithm. Defaults are settings known to work for `--algorithm` and `--env`."""
 
     config: Annotated[Config, tyro.conf.OmitArgPrefixes]
     policy: Annotated[PolicyOptions, tyro.conf.OmitArgPrefixes]
-    algorithm: Literal["reinforce", "a2c", "ppo", "trpo", "pqn"] = "ppo"
-    """What trains; its hyperparameters are flags too (see `--algorithm NAME --help`)."""
+    algorithm: Annotated[str, tyro.conf.arg(metavar="|".join(ALGORITHMS))] = "ppo"
+    """What to train; its hyperparameters are flags too (see `--algorithm NAME --help`)."""
     env: str = "CartPole-v1"
-    """Environment, by its gymnax name."""
-    options: tuple[str, ...] = ()
-    """Arguments of the algorithm that are names: NAME=VALUE ..., of ppo objective=clip, clip_higher, kl, adaptive_kl,
-    dpo or unclipped; of reinforce baseline=value, time or none; of all estimator=gae, vtrace, upgo, ..."""
-    schedules: tuple[str, ...] = ()
-    """How a hyperparameter changes over the run: NAME=linear, cosine (both to 0) or constant ..."""
+    """The environment: a name (see --list-envs), or MODULE:FUNCTION or FILE.py:FUNCTION, where the function returns a
+    gaejax.Environment."""
+    options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=VALUE ...]")] = ()
+    """Arguments of the algorithm. ppo: objective=clip, clip_higher, kl, adaptive_kl, dpo or unclipped; reinforce:
+    baseline=value, time or none; all: estimator=gae, vtrace, upgo, ..."""
+    schedules: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=VALUE ...]")] = ()
+    """How hyperparameters change over the run: NAME=linear or NAME=cosine (both to 0), or NAME=constant."""
     warm_start: Path | None = None
     """Folder of a run, of any algorithm, whose policies the seeds start from."""
     total_steps: int = 150_000
-    """Rows to collect for each seed (environment steps, with one row more for each finished episode)."""
+    """Transitions to collect for each seed: environment steps, and one more for each finished episode."""
     num_seeds: int = 5
-    """Independent runs, vmapped."""
+    """Independent trainings, vmapped."""
     seed: int = 0
-    """Where the keys of all of them come from."""
+    """The integer that the keys of all of them are made from."""
     eval_episodes: int = 64
     """Episodes of the final evaluation of each seed."""
     output: Path | None = None
-    """Folder of the results; default: runs/<env>-<time>, with the algorithm's name before it if that is not ppo."""
+    """Folder of the results; default: runs/<env>-<time>, with the algorithm's name in front if it is not ppo."""
     resume: Path | None = None
     """Folder of a run to continue with its own configuration; only --total-steps may be given beside it."""
     time_limit: Literal["truncate", "terminate"] = "truncate"
-    """What an environment's time limit means: the successor is real, or worth 0."""
-    env_arguments: tuple[str, ...] = ()
-    """Constructor arguments and params of the environment: NAME=VALUE NAME=VALUE ..."""
+    """Whether the environment's time limit cuts an episode, whose last state keeps its value, or ends it, at value 0.
+    """
+    env_arguments: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME=VALUE ...]")] = ()
+    """Constructor arguments and params of the environment."""
     anneal: bool = True
     """Whether the learning rate falls to 0 over the whole run, unless --anneal-steps says otherwise."""
+    tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write for TensorBoard too, into the run's folder (uv run --extra tensorboard ...)."""
+    list_envs: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print the names of the environments and exit."""
 
 
 def parse(argv: list[str]) -> Arguments:
-    """The command line, with defaults that depend on `--algorithm` and `--env`."""
+    """Returns the command line, with defaults that depend on `--algorithm` and `--env`."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--env", default="CartPole-v1")
     finder.add_argument("--algorithm", default="ppo")
     found = finder.parse_known_args(argv)[0]
-    known = preset(make(found.env), found.algorithm)
+    # What is known by name needs no environment yet: importing one takes seconds, which --help need not wait for.
+    known = PRESETS.get((found.algorithm, found.env)) or preset(make(found.env), found.algorithm)
     default = Arguments(
         config=known.config.replace(anneal_steps=None),
         algorithm=found.algorithm,
@@ -81,6 +104,7 @@ def parse(argv: list[str]) -> Arguments:
         anneal=known.config.anneal_steps is not None,
         policy=PolicyOptions(**known.policy),
     )
+    check_names(argv, default)
     kind = Arguments[ALGORITHMS[found.algorithm].config]
     arguments = tyro.cli(kind, default=default, args=argv, description=__doc__)
     if arguments.anneal and arguments.config.anneal_steps is None:
@@ -88,8 +112,29 @@ def parse(argv: list[str]) -> Arguments:
     return arguments
 
 
-def assignments(name: str, texts: tuple[str, ...]) -> dict:
-    """NAME=VALUE texts as a dict, the values Python literals where they are such."""
+def check_names(argv: list[str], default: Arguments) -> None:
+    """Raises ValueError for a flag that does not exist, with the one that was probably meant."""
+    parts = (default, default.config, default.policy)
+    fields = {field.name for part in parts for field in dataclasses.fields(part)} - {"config", "policy"}
+    for argument in argv:
+        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+        if not argument.startswith("--") or name in fields | {"help", ""} or name.removeprefix("no_") in fields:
+            continue
+        flags = [f"--{near.replace('_', '-')}" for near in near_names(name, fields)]
+        hint = f"did you mean {' or '.join(flags)}?" if flags else "--help lists the flags"
+        raise ValueError(f"there is no flag {argument.partition('=')[0]} with --algorithm {default.algorithm}: {hint}")
+
+
+def near_names(name: str, names: Iterable[str]) -> list[str]:
+    """Returns the names, if any, that `name` was probably meant to be."""
+    names = sorted(names)
+    if FLAG_NAMES.get(name) in names:
+        return [FLAG_NAMES[name]]
+    return difflib.get_close_matches(name, names, n=2, cutoff=0.6)
+
+
+def assignments(name: str, texts: tuple[str, ...]) -> dict[str, Any]:
+    """Returns NAME=VALUE texts as a dict. A value that is not a Python literal stays a text."""
     chosen = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -102,23 +147,39 @@ def assignments(name: str, texts: tuple[str, ...]) -> dict:
     return chosen
 
 
-def environment_arguments(arguments: Arguments) -> dict:
-    """What `make` is given beside the name."""
+def environment_arguments(arguments: Arguments) -> dict[str, Any]:
+    """Returns what `make` is given beside the name."""
     chosen = {} if arguments.time_limit == "truncate" else {"time_limit": arguments.time_limit}
     return chosen | assignments("env_arguments", arguments.env_arguments)
 
 
-def algorithm_options(arguments: Arguments) -> dict:
-    """What the algorithm is given beside environment and policy."""
+def algorithm_options(arguments: Arguments) -> dict[str, Any]:
+    """Returns what the algorithm is given beside environment and policy."""
     chosen = assignments("options", arguments.options)
     schedules = assignments("schedules", arguments.schedules)
+    fields = [field.name for field in dataclasses.fields(arguments.config)]
+    for name in schedules:
+        if name not in fields and near_names(name, fields):
+            hint = f"did you mean {' or '.join(near_names(name, fields))}?"
+            raise ValueError(f"schedules: {type(arguments.config).__name__} has no field {name!r}: {hint}")
     return chosen | ({"schedules": schedules} if schedules else {})
 
 
-def main(argv: list[str]) -> dict:
+def default_output(algorithm: str, env: str) -> Path:
+    """Returns runs/<env>-<time>; an environment of your own is called by its module or file and function."""
+    name = "-".join(re.findall(r"[\w.-]+", env.rpartition("/")[2]))
+    prefix = "" if algorithm == "ppo" else f"{algorithm}-"
+    return Path("runs") / f"{prefix}{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def main(argv: list[str]) -> dict[str, Any]:
+    if "--list-envs" in argv or "--list_envs" in argv:
+        print("\n".join(environment_names()))
+        return {}
+    with_tensorboard = "--tensorboard" in argv
     resuming = is_resuming(argv)
     if resuming:
-        experiment, output = resumed(argv, Experiment)
+        experiment, output = resumed([argument for argument in argv if argument != "--tensorboard"], Experiment)
     else:
         arguments = parse(argv)
         experiment = Experiment(
@@ -134,25 +195,34 @@ def main(argv: list[str]) -> dict:
             options=algorithm_options(arguments),
             warm_start=arguments.warm_start and str(arguments.warm_start),
         )
-        prefix = "" if arguments.algorithm == "ppo" else f"{arguments.algorithm}-"
-        output = arguments.output or Path("runs") / f"{prefix}{arguments.env}-{time.strftime('%Y%m%d-%H%M%S')}"
+        output = arguments.output or default_output(arguments.algorithm, arguments.env)
 
-    summary = run_experiment(experiment, output, resume=resuming)
-    result = summary["episode_return"]
-    speed = summary["steps_per_second"]
-    print(
-        f"{summary['environment']}: return {result['mean']:.4g} ± {result['std']:.2g} over "
-        f"{len(result['per_seed'])} seeds after {summary['env_steps']:,} env steps"
-        + (f" at {speed:,.0f} a second" if speed else "")
-        + f" ({summary['compile_seconds']:.1f} s of compiling, {summary['wall_seconds']:.1f} s in all)\n{output}"
-    )
-    if "explain" in summary:
-        print_report(summary["explain"])
+    observers = [TensorBoard()] if with_tensorboard else []
+    summary = run_experiment(experiment, output, resume=resuming, observers=observers)
+    print_summary(summary, output)
     return summary
 
 
-def print_report(report: list[dict]) -> None:
-    """The diagnostics of a run with `--explain`, beside their healthy ranges."""
+def print_summary(summary: dict[str, Any], output: Path) -> None:
+    """Prints what a run came to."""
+    result, speed = summary["episode_return"], summary["steps_per_second"]
+    seeds = len(result["per_seed"])
+    spread = f" ± {result['std']:.2g} over {seeds} seeds" if seeds > 1 else " with one seed"
+    print(
+        f"{summary['environment']}: return {result['mean']:.4g}{spread} "
+        f"after {summary['total_env_steps']:,} env steps"
+        + (f" at {speed:,.0f} a second" if speed else "")
+        + f" ({summary['compile_seconds']:.1f} s of compiling, {summary['wall_seconds']:.1f} s in all)"
+    )
+    for name, metric in summary.get("metrics", {}).items():
+        print(f"{name}: {metric['mean']:.4g} at the end of an episode")
+    if "explain" in summary:
+        print_report(summary["explain"])
+    print(output)
+
+
+def print_report(report: list[dict[str, Any]]) -> None:
+    """Prints the diagnostics of a run with `--explain`, beside their healthy ranges."""
     from rich.console import Console
     from rich.table import Table
 

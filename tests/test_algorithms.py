@@ -26,7 +26,7 @@ from gaejax.environments import Box, Dict, Discrete, MultiBinary
 from gaejax.estimators import ESTIMATORS
 from gaejax.policies import actor_critic, gru, mlp, q_network, transformer
 from gaejax.rollout import episode_steps
-from gaejax.training.logs import explain_report, flat
+from gaejax.training.metrics import explain_report, flat
 from gaejax.transforms import first_episodes
 
 KEY = jax.random.key(0)

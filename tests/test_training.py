@@ -21,17 +21,28 @@ import gaejax
 from gaejax.training import (
     PRESETS,
     Experiment,
-    load_checkpoint,
+    Observer,
     load_states,
     num_updates,
     preset,
     read_metrics,
     run_experiment,
-    save_checkpoint,
 )
 
 CONFIG = gaejax.PPOConfig(num_envs=4, num_steps=32, num_epochs=2, learning_rate=1e-3, anneal_steps=1280.0)
 EXPERIMENT = Experiment(environment="CartPole-v1", config=CONFIG, total_steps=1280, num_seeds=2, eval_episodes=8)
+SCRIPTS = ["train", "evaluate", "credit_horizon"] + [
+    f"benchmarks/{name}"
+    for name in (
+        "algorithms",
+        "gae_cart_pole",
+        "kernel_speed",
+        "learning",
+        "policy_speed",
+        "stale_memory",
+        "training_speed",
+    )
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +54,7 @@ def finished(tmp_path_factory):
 
 def test_evaluation_plays_the_first_episode_of_each_environment_to_its_end():
     algorithm = gaejax.ppo(counter(limit=7), remembering_policy())
-    state = algorithm.init(jax.random.key(0), gaejax.PPOConfig(num_envs=2, num_steps=8))
+    state = algorithm.init(jax.random.key(0), gaejax.PPOConfig(num_envs=2, num_steps=8, num_minibatches=1))
     evaluation = jax.jit(lambda state, key: gaejax.evaluate(algorithm, state, key, 5))(state, jax.random.key(1))
     np.testing.assert_array_equal(evaluation.returns, np.full(5, 7))
     np.testing.assert_array_equal(evaluation.lengths, np.full(5, 7))
@@ -51,6 +62,26 @@ def test_evaluation_plays_the_first_episode_of_each_environment_to_its_end():
     longer = gaejax.evaluate(algorithm, state, jax.random.key(1), 3, environment=counter(limit=20), max_steps=15)
     np.testing.assert_array_equal(longer.lengths, np.full(3, 15))
     assert not longer.finished.any()
+
+
+def test_evaluation_returns_the_environments_metrics_of_the_last_step():
+    def reset(key, params):
+        return jnp.zeros((), jnp.int32), jnp.zeros(1)
+
+    def step(key, state, action, params):
+        state = state + 1
+        metrics = {"steps": state, "solved": state >= 3}
+        return state, jnp.zeros(1), jnp.float32(1), state >= 3, jnp.bool_(False), {"metrics": metrics}
+
+    environment = gaejax.Environment("three", reset, step, gaejax.Box(0, 1, (1,)), gaejax.Discrete(2))
+    algorithm = gaejax.ppo(environment, gaejax.mlp_policy(environment, (2,)))
+    state = algorithm.init(jax.random.key(0), gaejax.PPOConfig(num_envs=2, num_steps=8))
+    metrics = gaejax.evaluate(algorithm, state, jax.random.key(1), 4).metrics
+    np.testing.assert_array_equal(metrics["steps"], np.full(4, 3.0))
+    np.testing.assert_array_equal(metrics["solved"], np.ones(4))
+    cut = gaejax.evaluate(algorithm, state, jax.random.key(1), 4, max_steps=2)
+    np.testing.assert_array_equal(cut.metrics["steps"], np.full(4, 2.0))
+    assert not cut.finished.any()
 
 
 def test_greedy_evaluation_takes_the_mode():
@@ -79,9 +110,14 @@ def test_the_files_of_a_run(finished):
         "checkpoint",
     }
     assert json.loads((output / "summary.json").read_text()) == summary
-    assert {"episode_return", "env_steps", "steps_per_second", "compile_seconds", "wall_seconds", "versions"} <= set(
-        summary
-    )
+    assert {
+        "episode_return",
+        "total_env_steps",
+        "steps_per_second",
+        "compile_seconds",
+        "wall_seconds",
+        "versions",
+    } <= set(summary)
     returns = summary["episode_return"]
     assert len(returns["per_seed"]) == 2
     np.testing.assert_allclose(
@@ -97,8 +133,8 @@ def test_metrics_have_a_row_for_each_logged_update_and_seed(finished):
     updates = num_updates(CONFIG, 1280)
     assert [(row["seed"], row["update"]) for row in rows] == [(s, u) for u in range(1, updates + 1) for s in (0, 1)]
     assert {"env_steps", "episode_return", "approx_kl", "explained_variance", "learning_rate"} <= set(rows[0])
-    assert summary["env_steps"] == sum(row["env_steps"] for row in rows[-2:])
-    assert 0.9 * 2 * 1280 < summary["env_steps"] < 2 * 1280  # rows that show a final observation do not count
+    assert summary["total_env_steps"] == sum(row["env_steps"] for row in rows[-2:])
+    assert 0.9 * 2 * 1280 < summary["total_env_steps"] < 2 * 1280  # rows that show a final observation do not count
 
 
 def test_the_driver_takes_the_steps_that_train_takes(finished):
@@ -112,48 +148,47 @@ def test_the_driver_takes_the_steps_that_train_takes(finished):
     np.testing.assert_allclose(logged, history.entropy[1], atol=1e-4)
 
 
-def test_a_run_extended_and_one_interrupted_are_the_uninterrupted_one_bit_for_bit(finished, tmp_path, monkeypatch):
-    """Ctrl-C behind the fourth call: all files are there; resumed, the run ends where the other did."""
+class Interrupts(Observer):
+    """Presses Ctrl-C after the fourth call."""
+
+    calls = 0
+
+    def on_progress(self, progress):
+        self.calls += 1
+        if self.calls == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_that_is_interrupted_and_resumed_is_the_uninterrupted_one_bit_for_bit(finished, tmp_path):
+    """Ctrl-C after the fourth call leaves all files; what a crash wrote after the checkpoint is dropped."""
     output, _ = finished
     interrupted = tmp_path / "interrupted"
-    from gaejax.training import experiment as module
-
-    calls = []
-    compile_training = module._compile_training
-
-    def compile_and_count(*args):
-        call = compile_training(*args)
-
-        def counted(states, size):
-            calls.append(size)
-            if len(calls) == 4:
-                os.kill(os.getpid(), signal.SIGINT)
-            return call(states, size)
-
-        return counted
-
-    monkeypatch.setattr(module, "_compile_training", compile_and_count)
-    summary = run_experiment(EXPERIMENT, interrupted)
+    summary = run_experiment(EXPERIMENT, interrupted, observers=[Interrupts()])
     done = summary["updates"]
     assert not summary["finished"] and 0 < done < num_updates(CONFIG, 1280)
     assert {file.name for file in interrupted.iterdir()} >= {"summary.json", "curve.png", "checkpoint", "metrics.csv"}
-    with (interrupted / "metrics.csv").open("a") as file:  # what a crash may leave behind the checkpoint
-        file.write(
-            file_line := (interrupted / "metrics.csv").read_text().splitlines()[-1].replace(f",{done},", ",9,") + "\n"
-        )
-    assert file_line
+    with (interrupted / "metrics.csv").open("a") as file:
+        *_, last = (interrupted / "metrics.csv").read_text().splitlines()
+        seed, _, *rest = last.split(",")
+        file.write(",".join([seed, str(done + 1), *rest]) + "\n")
 
-    monkeypatch.setattr(module, "_compile_training", compile_training)
     summary = run_experiment(EXPERIMENT, interrupted, resume=True)
     assert summary["finished"]
     assert_same_bits(load_states(output)[2], load_states(interrupted)[2])
     assert (output / "metrics.csv").read_text() == (interrupted / "metrics.csv").read_text()
 
 
-def test_a_finished_run_is_resumed_to_the_same_result_and_only_with_its_own_configuration(finished):
+def test_a_finished_run_that_is_resumed_says_so_and_is_left_as_it_is(finished, capsys, monkeypatch):
     output, summary = finished
-    again = run_experiment(EXPERIMENT, output, resume=True)
-    assert again["episode_return"] == summary["episode_return"] and again["env_steps"] == summary["env_steps"]
+    monkeypatch.setattr(jax, "jit", None)  # nothing is compiled
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+    assert run_experiment(EXPERIMENT, output, resume=True) == summary
+    assert capsys.readouterr().out == f"nothing to do: the run in {output} has taken its 1,280 steps\n"
+    assert before == {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+
+
+def test_a_run_is_resumed_only_with_its_own_configuration(finished):
+    output, _ = finished
     before = (output / "config.json").read_text()
     for changes, words in (
         (dict(num_seeds=3), "has another configuration: only its total_steps can be changed"),
@@ -163,7 +198,6 @@ def test_a_finished_run_is_resumed_to_the_same_result_and_only_with_its_own_conf
         with pytest.raises(ValueError, match=words):
             run_experiment(dataclasses.replace(EXPERIMENT, **changes), output, resume=True)
     assert (output / "config.json").read_text() == before
-    (output / "summary.json").write_text(json.dumps(summary))
 
 
 def test_another_runs_folder_is_refused_and_left_alone(finished):
@@ -195,6 +229,14 @@ def test_evaluate_script_loads_the_checkpoint_and_plays_it(finished, capsys):
         (["--resume", "nowhere"], "nowhere holds no run"),
         (["--resume", "run", "--gamma", "1"], "only --total-steps can be given, not --gamma"),
         (["--env-arguments", "max_steps_in_episode"], "env_arguments must be of the form NAME=VALUE"),
+        (["--memory", "gru", "--num-envs", "3", "--num-minibatches", "2"], "num_minibatches must divide"),
+        (["--lr", "1"], "there is no flag --lr with --algorithm ppo: did you mean --learning-rate?"),
+        (["--gamma=1"], "there is no flag --gamma with --algorithm ppo: did you mean --discount?"),
+        (["--lambda", "1"], "did you mean --gae-lambda?"),
+        (["--num_sed", "1"], "did you mean --num-seeds"),
+        (["--frobnicate"], "there is no flag --frobnicate with --algorithm ppo: --help lists the flags"),
+        (["--schedules", "lr=linear"], "schedules: PPOConfig has no field 'lr': did you mean learning_rate?"),
+        (["--algorithm", "pppo"], "algorithm must be one of reinforce, a2c, ppo, trpo, pqn"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_compiled_or_written(arguments, words, tmp_path):
@@ -203,6 +245,57 @@ def test_bad_arguments_are_refused_before_anything_is_compiled_or_written(argume
         load_script("train").main(arguments if "--resume" in arguments else [*arguments, "--output", str(output)])
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(config=None), "config must be a PPOConfig, since algorithm is 'ppo', got None"),
+        (dict(config={}), "config must be a PPOConfig, since algorithm is 'ppo', got a dict"),
+        (dict(config=gaejax.A2CConfig()), "config must be a PPOConfig, since algorithm is 'ppo', got a A2CConfig"),
+        (dict(algorithm="ppoo"), "algorithm must be one of"),
+        (dict(environment=None), "environment must be a name or a gaejax.Environment, got a builtins.NoneType"),
+        (dict(environment=counter(), environment_arguments={"x": 1}), "environment_arguments need the name"),
+        (dict(num_seeds=2.5), "num_seeds must be a whole number, got 2.5"),
+        (dict(seed="a"), "seed must be a whole number, got 'a'"),
+    ],
+)
+def test_an_experiment_that_cannot_be_run_is_refused_before_anything_is_written(changes, words, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        run_experiment(dataclasses.replace(EXPERIMENT, **changes), tmp_path / "run")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_seeds_state_is_wanted_where_many_were_trained(finished):
+    _, algorithm, states = load_states(finished[0])
+    for use in (
+        lambda: gaejax.export(algorithm, states),
+        lambda: gaejax.evaluate(algorithm, states, jax.random.key(0)),
+    ):
+        with pytest.raises(ValueError, match="state is of 2 seeds: vmap over it"):
+            use()
+    with pytest.raises(ValueError, match="key must be a key, such as"):
+        gaejax.evaluate(algorithm, jax.tree.map(lambda leaf: leaf[0], states), 0)
+
+
+def test_the_flags_of_an_environment_of_your_own(capsys):
+    train = load_script("train")
+    assert train.default_output("ppo", "examples/My env.py:make").name.startswith("My-env.py-make-2")
+    assert train.main(["--list-envs"]) == {}
+    assert "CartPole-v1" in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_has_a_help_that_starts_nothing(script, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        load_script(script).main(["--help"])
+    printed = capsys.readouterr().out
+    assert (
+        caught.value.code in (0, None) and "usage:" in printed and "  uv run " in printed
+    )  # examples keep their lines
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_config_field_is_a_flat_flag_and_defaults_follow_the_environment():
@@ -232,7 +325,7 @@ def test_a_ctrl_c_from_outside_leaves_every_file(tmp_path):
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "return" in printed
     summary = json.loads((output / "summary.json").read_text())
-    assert not summary["finished"] and summary["env_steps"] > 0
+    assert not summary["finished"] and summary["total_env_steps"] > 0
     assert (output / "curve.png").exists() and any((output / "checkpoint").iterdir())
 
 
@@ -242,12 +335,3 @@ def test_presets_are_valid_and_every_environment_has_a_sensible_one():
         experiment.validate()
         assert experiment.environment == name
     assert preset(gaejax.make("Reacher-misc")).config.normalize_observations
-
-
-def test_a_checkpoint_holds_arrays_without_elements_too(tmp_path):
-    state = {"a": jnp.arange(3.0), "none": (jnp.zeros((2, 0), jnp.int32), ()), "key": jax.random.key(3)}
-    save_checkpoint(tmp_path, state, 1)
-    restored = load_checkpoint(tmp_path, jax.eval_shape(lambda: state))
-    assert jax.tree.structure(restored) == jax.tree.structure(state)
-    assert restored["none"][0].shape == (2, 0) and restored["none"][0].dtype == jnp.int32
-    np.testing.assert_array_equal(restored["a"], state["a"])

@@ -1,13 +1,12 @@
-"""The GAE paper's cart-pole (Schulman et al. 2016, section 6.1, figure 2 left): what lambda is worth to TRPO.
+"""The GAE paper's cart-pole (Schulman et al. 2016, section 6.1, figure 2 left): the effect of lambda on TRPO.
 
     uv run experiments/benchmarks/gae_cart_pole.py
 
-A linear Gaussian policy of six parameters pushes with a real force; 20 trajectories of at most 1000 steps an iteration;
-a critic of 20 hidden units with a trust region. All lambdas and seeds are one vmapped call. The paper leaves open the
-two trust regions (here .01 both), and its physics has friction where gymnax's has none.
+A linear Gaussian policy with six parameters pushes with a real force. Each iteration has 20 trajectories of at most
+1000 steps; the critic has 20 hidden units and a trust region of its own. All lambdas and seeds are one vmapped call.
+The paper does not give the sizes of the two trust regions (0.01 here), and its physics has friction, unlike gymnax's.
 """
 
-import csv
 from pathlib import Path
 
 import jax
@@ -16,15 +15,17 @@ import numpy as np
 
 import gaejax
 from gaejax.policies import actor_critic, mlp
+from gaejax.training.plots import new_figure, ordered_colors, save_figure
+from gaejax.training.results import read_results, results_parser, write_results
+from gaejax.training.scripts import run_script
 from gaejax.transforms import first_episodes
 
-RESULTS = Path(__file__).parent / "results"
 LAMBDAS = (0.0, 0.36, 0.68, 0.84, 0.92, 0.96, 0.98, 0.99, 1.0)
 LIMIT, TRAJECTORIES = 1000, 20
 
 
 def continuous_cart_pole() -> gaejax.Environment:
-    """CartPole-v1 pushed by a force between -10 and 10 newtons, up to 1000 steps."""
+    """Returns CartPole-v1 pushed by a force between -10 and 10 newtons, up to 1000 steps."""
     discrete = gaejax.make("CartPole-v1", max_steps_in_episode=LIMIT)
 
     def step(key: jax.Array, state: tuple, action: jax.Array, params: object) -> tuple:
@@ -34,7 +35,7 @@ def continuous_cart_pole() -> gaejax.Environment:
 
 
 def episode_lengths(lambdas: tuple, num_seeds: int, iterations: int, seed: int = 2016) -> np.ndarray:
-    """Mean lengths of the 20 trajectories of each iteration, `[lambdas, seeds, iterations]`."""
+    """Returns the mean lengths of the 20 trajectories of each iteration, `[lambdas, seeds, iterations]`."""
     environment = continuous_cart_pole()
     policy = actor_critic(environment, mlp(()), mlp((20,)))
     algorithm = gaejax.trpo(environment, policy, transforms=[first_episodes()])
@@ -50,31 +51,44 @@ def episode_lengths(lambdas: tuple, num_seeds: int, iterations: int, seed: int =
     return np.asarray(runs(jnp.array(lambdas), keys))
 
 
-def main() -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def table(lengths: np.ndarray) -> list[dict]:
+    """Returns means and standard errors over seeds, a line for each lambda and iteration."""
+    errors = lengths.std(axis=1, ddof=1) / np.sqrt(lengths.shape[1])
+    return [
+        {"gae_lambda": gae_lambda, "iteration": iteration, "mean_length": mean, "standard_error": error}
+        for gae_lambda, means, own in zip(LAMBDAS, lengths.mean(axis=1).round(1), errors.round(1), strict=True)
+        for iteration, (mean, error) in enumerate(zip(means, own, strict=True))
+    ]
 
-    lengths = episode_lengths(LAMBDAS, num_seeds=7, iterations=21)
-    with (RESULTS / "gae_cart_pole.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["gae_lambda", "iteration", "mean_length", "standard_error"])
-        for gae_lambda, seeds in zip(LAMBDAS, lengths, strict=True):
-            errors = seeds.std(axis=0, ddof=1) / np.sqrt(len(seeds))
-            rows = zip(seeds.mean(axis=0).round(1), errors.round(1), strict=True)
-            writer.writerows((gae_lambda, iteration, *row) for iteration, row in enumerate(rows))
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for index, (gae_lambda, seeds) in enumerate(zip(LAMBDAS, lengths, strict=True)):
-        axes.plot(seeds.mean(axis=0), color=f"C{index}", label=f"{gae_lambda:g}")
-    axes.set(
-        xlabel="policy iteration", ylabel="mean length of 20 trajectories", title="GAE on cart-pole, mean of 7 seeds"
-    )
-    axes.legend(title="lambda", ncols=2)
-    axes.grid(alpha=0.3)
-    FigureCanvasAgg(figure).print_png(RESULTS / "gae_cart_pole.png")
-    for gae_lambda, seeds in zip(LAMBDAS, lengths[..., 20], strict=True):
-        print(f"lambda {gae_lambda:4.2f}: {seeds.mean():6.1f} ± {seeds.std(ddof=1) / np.sqrt(len(seeds)):.1f}")
+
+def draw(rows: list[dict], picture: Path) -> None:
+    """Draws the mean length of each lambda against iterations."""
+    figure, panels = new_figure()
+    axes = panels[0, 0]
+    for gae_lambda, color in zip(LAMBDAS, ordered_colors(len(LAMBDAS)), strict=True):
+        own = [row for row in rows if float(row["gae_lambda"]) == gae_lambda]
+        iterations, means = ([float(row[name]) for row in own] for name in ("iteration", "mean_length"))
+        axes.plot(iterations, means, color=color, label=f"{gae_lambda:g}")
+    axes.set(xlabel="policy iteration", ylabel="mean length of 20 trajectories", xticks=range(0, 21, 5))
+    axes.set_title("TRPO with GAE on cart-pole, mean of 7 seeds")
+    axes.legend(title="lambda", ncols=2, frameon=False)
+    save_figure(figure, picture)
+
+
+def main(argv: list[str]) -> None:
+    parser = results_parser(__doc__)
+    parser.add_argument("--draw", action="store_true", help="only draw the picture of the table that is there")
+    arguments = parser.parse_args(argv)
+    path = arguments.output / "gae_cart_pole.csv"
+    if not arguments.draw:
+        write_results(path, table(episode_lengths(LAMBDAS, num_seeds=7, iterations=21)))
+    rows = read_results(path)
+    draw(rows, arguments.output / "gae_cart_pole.png")
+    for row in rows:
+        if row["iteration"] == "20":
+            mean, error = float(row["mean_length"]), float(row["standard_error"])
+            print(f"lambda {float(row['gae_lambda']):4.2f}: {mean:6.1f} ± {error:.1f}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,18 +1,17 @@
-"""How fast `gae` is against the loops that people use, and against one elementwise operation on the same bytes.
+"""The speed of `gae` beside the loops that people use, and beside one elementwise operation on the same bytes.
 
-    uv run --with rlax==0.1.9 experiments/benchmarks/kernel_speed.py            # the table, results/kernel_speed.*
-    uv run experiments/benchmarks/kernel_speed.py --write-choices               # measures the methods anew for this CPU
+    uv run --with rlax==0.1.9 experiments/benchmarks/kernel_speed.py            # table and picture
+    uv run experiments/benchmarks/kernel_speed.py --write-choices               # chooses methods anew for this CPU
 
-Everything runs in one process, in an order drawn anew each time, 200 times a shape, on arrays of the same random
-numbers (1 % of the steps terminated, 1 % truncated); the figures are medians in microseconds. Full semantics: next
-values are given, and both flags.
+Everything runs in one process, 200 times for each shape, each time in a new random order, on arrays of the same random
+numbers (1 % of the steps terminated, 1 % truncated). Numbers are medians in microseconds. gaejax is given the values of
+the successors and both flags; the other loops know one flag.
 """
 
-import csv
 import json
 import random
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -21,8 +20,10 @@ import numpy as np
 
 import gaejax
 from gaejax.recurrence import choose
+from gaejax.training.plots import new_figure, save_figure
+from gaejax.training.results import read_results, results_parser, write_results
+from gaejax.training.scripts import run_script
 
-RESULTS = Path(__file__).parent / "results"
 CHOICES = Path(gaejax.__file__).parent / "recurrence" / "choices.json"
 DISCOUNT, LAMBDA = 0.99, 0.95
 TIME_MAJOR = [(128, 4), (128, 64), (128, 2048), (10, 8192), (2048, 16), (1000, 1024)]
@@ -31,25 +32,25 @@ SEEDS, SEED_SHAPES = 8, [(128, 64), (128, 2048), (2048, 16)]
 
 
 def steps_of(shape: tuple) -> dict:
-    """Random steps."""
+    """Returns random steps."""
     rng = np.random.default_rng(0)
     floats = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name in ("rewards", "values", "next_values")}
     return floats | {name: jnp.asarray(rng.random(shape) < 0.01) for name in ("terminated", "truncated")}
 
 
-def ours(time_axis: int, method: str = "auto") -> callable:
+def ours(time_axis: int, method: str = "auto") -> Callable:
     return lambda steps: gaejax.gae(**steps, discount=DISCOUNT, gae_lambda=LAMBDA, time_axis=time_axis, method=method)
 
 
 def elementwise(steps: dict) -> tuple:
-    """One fused operation that reads and writes the same bytes."""
+    """Computes one fused operation that reads and writes the same bytes."""
     ended = steps["terminated"] | steps["truncated"]
     delta = steps["rewards"] + DISCOUNT * jnp.where(ended, 0, steps["next_values"])
     return delta - steps["values"], delta + steps["values"]
 
 
 def unrolled_loop(steps: dict, unroll: int = 16) -> tuple:
-    """The loop of most JAX scripts: a scan over transitions, unrolled, one `done` flag as a factor."""
+    """Computes GAE as most JAX scripts do: an unrolled scan over transitions, one `done` flag as a factor."""
     done = (steps["terminated"] | steps["truncated"]).astype(jnp.float32)
     last_value = steps["next_values"][-1]
 
@@ -67,7 +68,7 @@ def unrolled_loop(steps: dict, unroll: int = 16) -> tuple:
 
 
 def rlax_loop(steps: dict) -> tuple:
-    """rlax's truncated GAE, vmapped over rows."""
+    """Computes rlax's truncated GAE, vmapped over environments."""
     import rlax
 
     discounts = DISCOUNT * (1 - (steps["terminated"] | steps["truncated"]).astype(jnp.float32))
@@ -79,13 +80,13 @@ def rlax_loop(steps: dict) -> tuple:
     return advantages, advantages + steps["values"]
 
 
-def for_rows(loop: callable) -> callable:
-    """A time-major loop, for arrays `[B, T]`."""
+def for_rows(loop: Callable) -> Callable:
+    """Turns a time-major loop into one for arrays `[B, T]`."""
     return lambda steps: tuple(x.T for x in loop({name: x.T for name, x in steps.items()}))
 
 
 def medians(functions: dict, steps: dict, repeats: int) -> dict:
-    """Microseconds a call, alternating."""
+    """Returns the median microseconds of a call; the functions take turns in random order."""
     compiled = {name: jax.jit(function) for name, function in functions.items()}
     for function in list(compiled.values()) * 3:
         jax.block_until_ready(function(steps))
@@ -140,24 +141,29 @@ def geometric_mean(rows: list[dict], column: str) -> float:
 
 
 def draw(rows: list[dict], picture: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = [row for row in rows if "rlax" in row]
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    names = ("gaejax", "elementwise", "rlax", "unroll=16")
-    for i, (name, color) in enumerate(zip(names, ("tab:blue", "silver", "tab:orange", "tab:red"), strict=True)):
-        axes.bar(np.arange(len(rows)) + 0.2 * (i - 1.5), [row[name] for row in rows], 0.2, label=name, color=color)
-    axes.set(yscale="log", ylabel="microseconds a call (median)", title="GAE on two CPU cores, alternating")
-    axes.set_xticks(np.arange(len(rows)), [row["shape"].replace("] ", "]\n") for row in rows], fontsize=7)
-    axes.legend()
-    FigureCanvasAgg(figure).print_png(picture)
+    """Draws the times of the first shapes, on a logarithmic axis, which has no zero: as dots, not as bars."""
+    rows = [row for row in rows if row.get("rlax")]
+    figure, panels = new_figure(height=1.2 + 0.38 * len(rows))
+    axes = panels[0, 0]
+    looks = {
+        "elementwise": ("|", "gray"),
+        "gaejax": ("o", "tab:blue"),
+        "rlax": ("s", "tab:orange"),
+        "unroll=16": ("^", "tab:red"),
+    }
+    for name, (marker, color) in looks.items():
+        times = [float(row[name]) for row in rows]
+        axes.plot(times, range(len(rows)), marker, color=color, label=name, markersize=8 if marker == "|" else 6)
+    axes.set(xscale="log", xlabel="microseconds a call (median)", title="GAE on two CPU cores")
+    axes.set_yticks(range(len(rows)), [row["shape"] for row in rows])
+    axes.invert_yaxis()
+    figure.legend(frameon=False, ncols=4, loc="outside lower center")
+    save_figure(figure, picture)
 
 
 def write_choices(repeats: int) -> None:
-    """Measures the CPU methods over rows, steps and layouts, and writes those rules of `choices.json` anew: a rule for
-    a size and all larger ones wherever what the rules so far say is beaten by more than a quarter."""
+    """Measures the CPU's methods for many shapes and layouts, and rewrites its rules in `choices.json`: one more rule,
+    for a shape and all larger ones, wherever the rules so far are beaten by more than a quarter."""
     table = json.loads(CHOICES.read_text())
     methods = ("slices", "staged", "blocks")  # a plain scan is as fast as slices, but slower under vmap
     table["cpu"] = {"first": [{"method": "slices"}], "last": [{"method": "slices"}]}
@@ -169,27 +175,29 @@ def write_choices(repeats: int) -> None:
                 shape = (steps, rows) if axis == 0 else (rows, steps)
                 measured = medians({method: ours(axis, method) for method in methods}, steps_of(shape), repeats)
                 print(layout, shape, {name: round(value) for name, value in measured.items()}, flush=True)
-                best = min(measured, key=measured.get)
+                best = min(measured, key=lambda method: measured[method])
                 if measured[choose("cpu", shape, axis, table)] > 1.25 * measured[best]:
                     table["cpu"][layout].append({"min_steps": steps, "min_rows": rows, "method": best})
     CHOICES.write_text(json.dumps(table, indent=2) + "\n")
 
 
-def main() -> None:
-    repeats = 200
-    if "--write-choices" in sys.argv:
-        write_choices(repeats)
+def main(argv: list[str]) -> None:
+    parser = results_parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=200, help="calls of each function (default: %(default)s)")
+    parser.add_argument("--draw", action="store_true", help="only draw the picture of the table that is there")
+    parser.add_argument("--write-choices", action="store_true", help="rewrite the CPU's rules in choices.json")
+    arguments = parser.parse_args(argv)
+    if arguments.write_choices:
+        write_choices(arguments.repeats)
         return
-    rows = compare(repeats)
-    for column, bar in (("vs rlax", 1.5), ("vs unroll=16", 7)):
-        print(f"geometric mean {column}: {geometric_mean(rows, column):.2f} (bar {bar})")
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / "kernel_speed.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    draw(rows, RESULTS / "kernel_speed.png")
+    path = arguments.output / "kernel_speed.csv"
+    if not arguments.draw:
+        rows = compare(arguments.repeats)
+        for column, bar in (("vs rlax", 1.5), ("vs unroll=16", 7)):
+            print(f"geometric mean {column}: {geometric_mean(rows, column):.2f} (bar {bar})")
+        write_results(path, rows)
+    draw(read_results(path), arguments.output / "kernel_speed.png")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

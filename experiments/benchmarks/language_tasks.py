@@ -60,7 +60,7 @@ def learn(case: Case, seed: int) -> dict:
         "task": case.name,
         "seed": seed,
         "exact": summary["exact"][0],
-        "tokens": summary["env_steps"],
+        "tokens": summary["total_env_steps"],
         "seconds": round(seconds, 1),
         "compile_seconds": round(summary["compile_seconds"], 1),
     }

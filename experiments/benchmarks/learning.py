@@ -1,28 +1,26 @@
-"""What the presets reach: five seeds each, 256 episodes of the stochastic policy, against a bar for each environment.
+"""The returns that the presets reach, beside a bar for each: five seeds, 256 episodes of the stochastic policy.
 
-    uv run experiments/benchmarks/learning.py                          # all
-    uv run experiments/benchmarks/learning.py MemoryChain transformer  # those with these words, the others are kept
+    uv run experiments/benchmarks/learning.py                          # all: about an hour
+    uv run experiments/benchmarks/learning.py MemoryChain transformer  # those with these words; other lines are kept
 
 The same runs, with assertions, are `uv run pytest -m slow tests/test_learning.py`. The seeds are not those that the
 presets were chosen on.
 """
 
-import csv
 import dataclasses
-import sys
 import tempfile
-from pathlib import Path
 
 import numpy as np
 
 from gaejax.training import PRESETS, Experiment, run_experiment
+from gaejax.training.results import read_results, results_parser, write_results
+from gaejax.training.scripts import run_script
 
-RESULTS = Path(__file__).parent / "results" / "learning.csv"
 SEED, NUM_SEEDS, EPISODES = 2026, 5, 256
 
 
 def frozen_lake_optimum(horizon: int = 100, success_rate: float = 1 / 3) -> float:
-    """The best chance to reach the goal of the slippery 4x4 lake within `horizon` moves, by dynamic programming."""
+    """Returns the best chance to reach the goal of the slippery 4x4 lake in `horizon` moves, by dynamic programming."""
     lake = "SFFFFHFHFFFHHFFG"
     moves = ((0, -1), (1, 0), (0, 1), (-1, 0))
 
@@ -45,8 +43,8 @@ def frozen_lake_optimum(horizon: int = 100, success_rate: float = 1 / 3) -> floa
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """A preset, what is changed in it, and between what its mean return must lie."""
+class Case:
+    """A preset, changes to it, and the bounds of its mean return."""
 
     environment: str
     least: float
@@ -61,12 +59,12 @@ class Run:
 
     @property
     def changes(self) -> str:
-        """What is changed, as a text."""
+        """The changes as a text."""
         changes = [*self.options, *self.arguments, *self.policy, *self.config]
         return " ".join(f"{name}={value}" for name, value in changes)
 
     def experiment(self) -> Experiment:
-        """The preset with the changes, on fresh seeds."""
+        """Returns the preset with the changes, on fresh seeds."""
         known = PRESETS[self.algorithm, self.environment]
         total_steps = self.total_steps or known.total_steps
         config = known.config.replace(anneal_steps=float(total_steps)).replace(**dict(self.config))
@@ -83,85 +81,86 @@ class Run:
         )
 
 
-def memory_chain(length: int, memory: str, total_steps: int, least: float = 0.95, most: float = 1.0) -> Run:
+def memory_chain(length: int, memory: str, total_steps: int, least: float = 0.95, most: float = 1.0) -> Case:
     arguments, policy = (("memory_length", length),), (("memory", memory),)
-    return Run("MemoryChain-bsuite", least, most, (), policy, arguments, total_steps, num_seeds=3)
+    return Case("MemoryChain-bsuite", least, most, (), policy, arguments, total_steps, num_seeds=3)
 
 
-def pendulum(objective: str, least: float, most: float = 0.0, **config: float) -> Run:
-    """The objectives of PPO's paper at equal work (its table 1, on a task of our size)."""
+def pendulum(objective: str, least: float, most: float = 0.0, **config: float) -> Case:
+    """Returns a case for one of PPO's objectives, all at equal work (as table 1 of its paper, on a smaller task)."""
     known = {"num_minibatches": 32, "discount": 0.95, "anneal_steps": None, "max_grad_norm": 0.5} | config
     options = (("objective", objective),)
-    return Run("Pendulum-v1", least, most, tuple(known.items()), (), (), 150_000, 3, options=options)
+    return Case("Pendulum-v1", least, most, tuple(known.items()), (), (), 150_000, 3, options=options)
 
 
-def cart_pole(memory: str, total_steps: int, learning_rate: float) -> Run:
+def cart_pole(memory: str, total_steps: int, learning_rate: float) -> Case:
     policy = (("memory", memory), ("hidden_sizes", (64,)), ("context", 32))
-    return Run("CartPole-v1", 475, config=(("learning_rate", learning_rate),), policy=policy, total_steps=total_steps)
+    return Case("CartPole-v1", 475, config=(("learning_rate", learning_rate),), policy=policy, total_steps=total_steps)
 
 
-# What keeps the policy near is looser than clipping: it wants short rollouts and fewer passes.
+# DPO holds the policy less tightly than clipping does: it needs short rollouts and fewer epochs.
 DRIFT = (("num_steps", 8), ("num_minibatches", 2), ("num_epochs", 2), ("learning_rate", 2.5e-3))
 DRIFT += (("entropy_coefficient", 0.0),)
 
 RUNS = [
-    Run("CartPole-v1", 475),
-    Run("Acrobot-v1", -100),
-    Run("Pendulum-v1", -200),
-    Run("Catch-bsuite", 0.95),
-    Run("DiscountingChain-bsuite", 1.09),
-    Run("DiscountingChain-bsuite", 0.99, 1.01, config=(("discount", 0.99),)),  # not worth waiting for
-    Run("MountainCarContinuous-v0", 85),
-    Run("Breakout-MinAtar", 10),
-    Run("FrozenLake-misc", 0.9 * frozen_lake_optimum()),
+    Case("CartPole-v1", 475),
+    Case("Acrobot-v1", -100),
+    Case("Pendulum-v1", -200),
+    Case("Catch-bsuite", 0.95),
+    Case("DiscountingChain-bsuite", 1.09),
+    Case("DiscountingChain-bsuite", 0.99, 1.01, config=(("discount", 0.99),)),  # not worth waiting for
+    Case("MountainCarContinuous-v0", 85),
+    Case("Breakout-MinAtar", 10),
+    Case("FrozenLake-misc", 0.9 * frozen_lake_optimum()),
     memory_chain(5, "gru", 100_000),
     memory_chain(15, "gru", 300_000),
     memory_chain(30, "linear_recurrent", 500_000),
     memory_chain(30, "transformer", 500_000),
     memory_chain(5, "none", 100_000, least=-0.15, most=0.15),
-    Run("BernoulliBandit-misc", 80, 90),
-    Run(
+    Case("BernoulliBandit-misc", 80, 90),
+    Case(
         "Breakout-MinAtar",
         10,  # and no less than the MLP's
         config=(("learning_rate", 3e-3),),
         policy=(("encoder", "cnn"), ("hidden_sizes", (128,)), ("shared", True)),
     ),
-    Run("Pendulum-v1", -200, policy=(("squash", True),)),
+    Case("Pendulum-v1", -200, policy=(("squash", True),)),
     cart_pole("gru", 150_000, 3e-3),
     cart_pole("linear_recurrent", 150_000, 1e-3),
     cart_pole("transformer", 300_000, 1e-3),
-    Run("CartPole-v1", 400, algorithm="reinforce"),
-    Run("CartPole-v1", 475, algorithm="a2c"),
-    Run("CartPole-v1", 475, algorithm="trpo"),
-    Run("CartPole-v1", 475, algorithm="pqn"),
-    Run("Acrobot-v1", -100, algorithm="trpo"),
+    Case("CartPole-v1", 400, algorithm="reinforce"),
+    Case("CartPole-v1", 475, algorithm="a2c"),
+    Case("CartPole-v1", 475, algorithm="trpo"),
+    Case("CartPole-v1", 475, algorithm="pqn"),
+    Case("Acrobot-v1", -100, algorithm="trpo"),
     pendulum("unclipped", -10_000, -800),
     pendulum("clip", -250),
     pendulum("kl", -250, kl_coefficient=3.0),
     pendulum("adaptive_kl", -250),
     pendulum("dpo", -250),
-    Run("SpaceInvaders-MinAtar", 30, num_seeds=3),
-    Run("Breakout-MinAtar", 0, num_seeds=3, options=(("objective", "dpo"),)),
-    Run("SpaceInvaders-MinAtar", 0, config=DRIFT, num_seeds=3, options=(("objective", "dpo"),)),
-    Run("Breakout-MinAtar", 0, num_seeds=3, algorithm="pqn"),
-    Run("SpaceInvaders-MinAtar", 0, num_seeds=3, algorithm="pqn"),
+    Case("SpaceInvaders-MinAtar", 30, num_seeds=3),
+    Case("Breakout-MinAtar", 0, num_seeds=3, options=(("objective", "dpo"),)),
+    Case("SpaceInvaders-MinAtar", 0, config=DRIFT, num_seeds=3, options=(("objective", "dpo"),)),
+    Case("Breakout-MinAtar", 0, num_seeds=3, algorithm="pqn"),
+    Case("SpaceInvaders-MinAtar", 0, num_seeds=3, algorithm="pqn"),
 ]
 
 
-def learn(run: Run) -> dict:
+def learn(run: Case) -> dict:
     """Trains on fresh seeds and returns the summary."""
     with tempfile.TemporaryDirectory() as folder:
         return run_experiment(run.experiment(), folder)
 
 
-def main(words: list[str]) -> None:
-    rows = {}
-    if RESULTS.is_file():
-        with RESULTS.open(newline="") as file:
-            rows = {(row["algorithm"], row["environment"], row["changes"]): row for row in csv.DictReader(file)}
+def main(argv: list[str]) -> None:
+    parser = results_parser(__doc__)
+    parser.add_argument("words", nargs="*", help="run only what has all of these words in its name")
+    arguments = parser.parse_args(argv)
+    table = arguments.output / "learning.csv"
+    rows: dict = {(row["algorithm"], row["environment"], row["changes"]): row for row in read_results(table)}
     known = [(run.algorithm, run.environment, run.changes) for run in RUNS]
     for name, run in zip(known, RUNS, strict=True):
-        if not all(word in " ".join(name) for word in words):
+        if not all(word in " ".join(name) for word in arguments.words):
             continue
         summary = learn(run)
         returns = summary["episode_return"]
@@ -178,11 +177,8 @@ def main(words: list[str]) -> None:
             "compile_seconds": round(summary["compile_seconds"], 1),
         }
         print(rows[name], flush=True)
-        with RESULTS.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[name], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows[name] for name in known if name in rows)
+        write_results(table, [rows[name] for name in known if name in rows])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)

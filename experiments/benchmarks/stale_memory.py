@@ -1,17 +1,15 @@
-"""What it costs that a row goes on from a stored key-value cache, which older parameters wrote.
+"""The cost of continuing an episode with a stored key-value cache, which older parameters wrote.
 
     uv run experiments/benchmarks/stale_memory.py
 
-MemoryChain of length 30 (episodes of 31 steps) in rollouts of 16: what the bit was must come through two stored
-memories. Along the training, the policy with the stored memory is compared with the same policy whose memory is made
-anew from the episode's start: the Kullback-Leibler divergence of the two, and the difference of their values, over
-the steps that depend on the stored memory. Beside it what training reaches: with stored memories, with a burn-in of 8
-steps, with rollouts of 64 steps, and with rows that start fresh in each of those, where nothing is stale.
+MemoryChain of length 30 (episodes of 31 steps) with rollouts of 16 steps: the bit to remember must pass through two
+stored memories. During training, the policy with the stored memory is compared with the same policy whose memory is
+recomputed from the episode's start: their Kullback-Leibler divergence, and the difference of their values, over the
+steps that depend on the stored memory. Beside these, the return that training reaches: with stored memories, with a
+burn-in of 8 steps, with rollouts of 64 steps, and with rollouts that start new episodes, where nothing is stale.
 """
 
-import csv
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,11 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import gaejax
+from gaejax.algorithms import Algorithm
 from gaejax.policies import make_policy
 from gaejax.rollout import rollout
 from gaejax.statistics import masked_mean
+from gaejax.training import num_updates
+from gaejax.training.results import results_parser, write_results
+from gaejax.training.scripts import run_script
 
-RESULTS = Path(__file__).parent / "results" / "stale_memory.csv"
 TOTAL_STEPS, NUM_SEEDS, NUM_PROBES, SEED = 200_000, 3, 20, 2026
 ROWS = {"num_envs": 64, "num_steps": 16, "learning_rate": 2e-3, "gae_lambda": 1.0, "anneal_steps": float(TOTAL_STEPS)}
 MODES = {
@@ -37,15 +38,15 @@ MODES = {
 
 
 def collect(environment: gaejax.Environment, act: Any, state: Any) -> Any:
-    """The trajectory that the next training step will collect from `state`."""
+    """Returns the trajectory that the next training step will collect from `state`."""
     rollout_key = jax.random.split(state.key, 3)[1]
     arguments = (environment, state.environment_params, partial(act, state), state.rollout, state.config.num_steps)
     return rollout(rollout_key, *arguments)[1]
 
 
-def staleness(environment: gaejax.Environment, algorithm: gaejax.algorithms.Algorithm, state: Any) -> tuple:
-    """Three training steps on: the state, and KL, |difference of values| and spread of values of stored memories
-    against new ones, means over the steps that depend on them."""
+def staleness(environment: gaejax.Environment, algorithm: Algorithm, state: Any) -> tuple:
+    """Takes three training steps. Returns the state, and of stored memories against recomputed ones the KL divergence,
+    the absolute difference of values, and the spread of the values: means over the steps that depend on the memory."""
     observations, resets = [], []
     for _ in range(2):
         trajectory = collect(environment, algorithm.act, state)
@@ -54,7 +55,7 @@ def staleness(environment: gaejax.Environment, algorithm: gaejax.algorithms.Algo
         state, _ = algorithm.step(state)
     past = jnp.concatenate(observations), jnp.concatenate(resets)
     fresh = algorithm.initial_carry(state.config.num_envs)
-    anew, _, _ = algorithm.act(state, fresh, *past)  # rows whose episode began in the past are then as if never stored
+    anew, _, _ = algorithm.act(state, fresh, *past)  # as if an episode that began in the past had never been stored
     trajectory = collect(environment, algorithm.act, state)
     now = trajectory.observations, trajectory.resets
     _, stored, stored_values = algorithm.act(state, trajectory.initial_carry, *now)
@@ -70,11 +71,11 @@ def staleness(environment: gaejax.Environment, algorithm: gaejax.algorithms.Algo
 
 
 def measure(changes: dict) -> dict:
-    """What a mode comes to, for a transformer that sees 32 steps."""
+    """Returns the line of the table for a mode, with a transformer that sees 32 steps."""
     environment = gaejax.make("MemoryChain-bsuite", memory_length=30)
     algorithm = gaejax.ppo(environment, make_policy(environment, memory="transformer", shared=True, context=32))
     config = gaejax.PPOConfig(**{**ROWS, **changes})
-    updates = gaejax.training.num_updates(config, TOTAL_STEPS)
+    updates = num_updates(config, TOTAL_STEPS)
     between = max(updates // NUM_PROBES - 3, 0)
     probe = partial(staleness, gaejax.auto_reset(environment), algorithm)
 
@@ -99,16 +100,14 @@ def measure(changes: dict) -> dict:
     }
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
+    arguments = results_parser(__doc__).parse_args(argv)
     rows = []
     for name, changes in MODES.items():
         rows.append({"mode": name, **measure(changes)})
         print("  ".join(f"{name}: {value}" for name, value in rows[-1].items()), flush=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_results(arguments.output / "stale_memory.csv", rows)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

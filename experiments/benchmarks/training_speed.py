@@ -1,28 +1,25 @@
-"""Environment steps per second of a whole PPO training, ours against rejax at equal work.
+"""Environment steps per second of a whole PPO training, beside rejax at equal work.
 
     uv run experiments/benchmarks/training_speed.py
 
 CartPole-v1, separate 64-64 tanh actor and critic, 4 epochs. Each side is a process of its own (rejax needs an older
-gymnax) that compiles once and then trains on request; requests alternate, and the medians' ratio is what counts. Only
-steps taken in the environment are counted: our rows that show a final observation are work, not steps.
+gymnax) that compiles once and then trains on request. Requests alternate; the ratio of the medians counts. Only
+environment steps are counted: our transitions that only show a final observation are work, but not steps.
 """
 
-import csv
 import json
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results" / "training_speed.csv"
 SIZES = {(4, 128, 4): 1.1, (64, 128, 4): 1.7, (2048, 16, 32): 1.5}  # (envs, steps, minibatches): the bar
 TOTAL_STEPS, ROUNDS = 1_000_000, 7
 PEER = "uv run --no-project --python 3.11 --with jax==0.10.2 --with rejax==0.1.3 --with gymnax==0.0.9 --with six python"
 
 
 def ours(num_envs: int, num_steps: int, num_minibatches: int):
-    """A compiled training of ours: `key -> environment steps taken`."""
+    """Returns a compiled training of ours: `key -> environment steps taken`."""
     import jax
 
     import gaejax
@@ -40,7 +37,7 @@ def ours(num_envs: int, num_steps: int, num_minibatches: int):
 
 
 def rejax(num_envs: int, num_steps: int, num_minibatches: int):
-    """A compiled training of rejax's: `key -> environment steps taken`."""
+    """Returns a compiled training of rejax's: `key -> environment steps taken`."""
     import jax
     from rejax import PPO
 
@@ -67,7 +64,7 @@ def rejax(num_envs: int, num_steps: int, num_minibatches: int):
 
 
 def serve(side: str, *sizes: str) -> None:
-    """Compiles, then trains once for each line read, and answers with environment steps per second."""
+    """Compiles, then trains once for each line read and prints environment steps per second."""
     import jax
 
     run = {"ours": ours, "rejax": rejax}[side](*map(int, sizes))
@@ -80,25 +77,33 @@ def serve(side: str, *sizes: str) -> None:
         print(json.dumps(steps / (time.perf_counter() - started)), flush=True)
 
 
-def main() -> None:
+def answer(worker: subprocess.Popen) -> float:
+    """Returns the next number that a worker prints."""
+    assert worker.stdout is not None  # it is a pipe
+    return json.loads(worker.stdout.readline())
+
+
+def main(argv: list[str]) -> None:
+    from gaejax.training.results import results_parser, write_results  # not in rejax's environment
+
+    arguments = results_parser(__doc__).parse_args(argv)
     rows = []
     for sizes, bar in SIZES.items():
-        arguments = [__file__, "serve"]
+        serving = [__file__, "serve"]
         workers = {
             side: subprocess.Popen(
-                [*python, *arguments, side, *map(str, sizes)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [*python, *serving, side, *map(str, sizes)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
             for side, python in (("ours", [sys.executable]), ("rejax", PEER.split()))
         }
-        first = {side: json.loads(worker.stdout.readline()) for side, worker in workers.items()}
+        first = {side: answer(worker) for side, worker in workers.items()}
         speeds = {side: [] for side in workers}
         for _ in range(ROUNDS):
             for side, worker in workers.items():
                 print("go", file=worker.stdin, flush=True)
-                speeds[side].append(json.loads(worker.stdout.readline()))
+                speeds[side].append(answer(worker))
         for worker in workers.values():
-            worker.stdin.close()
-            worker.wait()
+            worker.communicate()
         medians = {side: statistics.median(values) for side, values in speeds.items()}
         row = {
             "envs x steps": f"{sizes[0]}x{sizes[1]}",
@@ -112,12 +117,8 @@ def main() -> None:
         }
         print("  ".join(f"{name}: {value}" for name, value in row.items()), flush=True)
         rows.append(row)
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_results(arguments.output / "training_speed.csv", rows)
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[2:]) if sys.argv[1:2] == ["serve"] else main()
+    serve(*sys.argv[2:]) if sys.argv[1:2] == ["serve"] else main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Evaluation apart from training: whole episodes of the policy as it stands."""
+"""Evaluation apart from training: whole episodes of the current policy."""
 
 from typing import Any, NamedTuple
 
@@ -6,22 +6,24 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.algorithms import Algorithm
-from gaejax.environments import Environment
-from gaejax.training.acting import export
+from gaejax.environments import Environment, metric_names
+from gaejax.training.export import export
 
 
 class Evaluation(NamedTuple):
-    """What each of `E` episodes came to.
+    """The results of E episodes.
 
     Attributes:
-      returns: undiscounted, unscaled `[E]`.
-      lengths: in steps `[E]`.
-      finished: the episode ended within `max_steps`.
+      returns: Undiscounted and unscaled returns, float `[E]`.
+      lengths: Numbers of steps, int `[E]`.
+      finished: Whether the episode ended within `max_steps`, bool `[E]`.
+      metrics: By name, the values of the environment's `info["metrics"]` at the episode's last step, float `[E]`.
     """
 
     returns: jax.Array
     lengths: jax.Array
     finished: jax.Array
+    metrics: dict[str, jax.Array] = {}  # noqa: RUF012 (never written to)
 
 
 class _Progress(NamedTuple):
@@ -45,24 +47,36 @@ def evaluate(
 ) -> Evaluation:
     """Plays the first episode of each of `num_episodes` parallel environments to its end.
 
-    First episodes, not the first to finish: those would favour short ones.
+    The first episodes, not the first to finish, which would favour short ones.
 
     Args:
-      algorithm, state: whose policy plays, its normalizers included. `state` is that of one seed; `vmap` over more.
-      key: randomness of the environments and of the actions.
-      num_episodes: E, a static number.
-      greedy: whether to take each distribution's mode instead of a sample.
-      environment: where to play; default: where it trained, with the params in `state`.
-      max_steps: the longest an episode may take (for environments that do not end by themselves).
+      algorithm: The algorithm that `state` was trained with.
+      state: The training state of one seed, whose policy and normalizer are used; `vmap` over more.
+      key: Randomness of the environments and of the actions.
+      num_episodes: E, static.
+      greedy: Whether to take each distribution's mode instead of a sample.
+      environment: Where to play; default: the training environment, with the params in `state`.
+      max_steps: Steps after which the episodes that have not ended are cut.
+
+    Returns:
+      The `Evaluation`, leaves `[E]`.
+
+    Raises:
+      ValueError: if `state` is of several seeds, or `key` is not a key.
     """
+    if not hasattr(key, "dtype"):
+        raise ValueError(f"key must be a key, such as jax.random.key(0), got {key!r}")
+    act = export(algorithm, state, greedy=greedy)
     params = state.environment_params if environment is None else environment.params
     environment = algorithm.environment if environment is None else environment
-    act = export(algorithm, state, greedy=greedy)
     key, reset_key = jax.random.split(key)
     reset_keys = jax.random.split(reset_key, num_episodes)
     environment_state, observation = jax.vmap(environment.reset, in_axes=(0, None))(reset_keys, params)
     nothing = Evaluation(
-        jnp.zeros(num_episodes, jnp.float32), jnp.zeros(num_episodes, jnp.int32), jnp.zeros(num_episodes, bool)
+        jnp.zeros(num_episodes, jnp.float32),
+        jnp.zeros(num_episodes, jnp.int32),
+        jnp.zeros(num_episodes, bool),
+        {name: jnp.zeros(num_episodes, jnp.float32) for name in metric_names(environment)},
     )
     start = _Progress(
         key,
@@ -80,14 +94,15 @@ def evaluate(
     def step(progress: _Progress) -> _Progress:
         keys = jax.random.split(progress.key, num_episodes + 2)
         carry, actions = act(progress.carry, progress.observation, progress.reset, keys[1])
-        environment_state, observation, reward, terminated, truncated, _ = jax.vmap(
+        environment_state, observation, reward, terminated, truncated, info = jax.vmap(
             environment.step, in_axes=(0, 0, 0, None)
         )(keys[2:], progress.environment, actions, params)
-        returns, lengths, finished = progress.evaluation
+        returns, lengths, finished, metrics = progress.evaluation
         evaluation = Evaluation(
             returns=returns + jnp.where(finished, 0, reward),
             lengths=lengths + (~finished).astype(lengths.dtype),
             finished=finished | jnp.asarray(terminated, bool) | jnp.asarray(truncated, bool),
+            metrics={name: jnp.where(finished, value, info["metrics"][name]) for name, value in metrics.items()},
         )
         return _Progress(keys[0], environment_state, observation, jnp.zeros_like(finished), carry, evaluation)
 

@@ -1,16 +1,16 @@
-"""Configurations that are known to work, by environment: what the scripts use unless told otherwise."""
+"""Settings that are known to work, by algorithm and environment: the defaults of the scripts."""
 
 from typing import Any
 
 from gaejax.algorithms import ALGORITHMS
-from gaejax.environments import Box, Environment
-from gaejax.training.experiment import Experiment
+from gaejax.environments import Box, Environment, environment_names
+from gaejax.training.run import Experiment
 
 NORMALIZED = {"normalize_observations": True, "normalize_rewards": True, "entropy_coefficient": 0.0}
 
 
 def _preset(
-    environment: str,
+    environment: str | Environment,
     total_steps: int,
     *,
     environment_arguments: dict[str, Any] | None = None,
@@ -18,7 +18,7 @@ def _preset(
     algorithm: str = "ppo",
     **config: Any,
 ) -> Experiment:
-    """An experiment whose learning rate anneals over the whole of it."""
+    """Returns an experiment whose learning rate anneals over all of it."""
     return Experiment(
         environment=environment,
         config=ALGORITHMS[algorithm].config(**{"anneal_steps": float(total_steps), **config}),
@@ -29,8 +29,8 @@ def _preset(
     )
 
 
-PRESETS = {
-    (experiment.algorithm, experiment.environment): experiment
+PRESETS: dict[tuple[str, str], Experiment] = {
+    (experiment.algorithm, experiment.name): experiment
     for experiment in (
         _preset(
             "CartPole-v1",
@@ -71,7 +71,7 @@ PRESETS = {
             **NORMALIZED,
         ),
         _preset("Catch-bsuite", 100_000, num_envs=16, num_steps=64, learning_rate=2e-3),
-        _preset(  # its clock is observed, so the limit is part of the task; only the first action of an episode counts
+        _preset(  # it observes its clock, so the limit is part of the task; only the first action of an episode counts
             "DiscountingChain-bsuite",
             100_000,
             environment_arguments={"mapping_seed": 3, "time_limit": "terminate"},
@@ -95,7 +95,7 @@ PRESETS = {
             )
             for game in ("Breakout", "SpaceInvaders")
         ),
-        _preset(  # one bit at the start decides the reward at the end, so nothing in between says how well it goes
+        _preset(  # a bit at the start decides the reward at the end; nothing in between tells how well it goes
             "MemoryChain-bsuite",
             100_000,
             policy={"memory": "gru", "shared": True},
@@ -104,7 +104,7 @@ PRESETS = {
             learning_rate=2e-3,
             gae_lambda=1.0,
         ),
-        _preset(  # episodes of 100 steps and their final rows; what the last step showed alone is a trap
+        _preset(  # episodes of 100 steps and a final observation; a memory of the last step alone misleads
             "BernoulliBandit-misc",
             1_000_000,
             policy={"hidden_sizes": (64,), "memory": "gru", "skip": False, "shared": True},
@@ -112,7 +112,7 @@ PRESETS = {
             num_steps=101,
             learning_rate=3e-3,
         ),
-        _preset(  # sixteen states seen one-hot: without hidden layers policy and critic are tables
+        _preset(  # sixteen one-hot states: without hidden layers, policy and critic are tables
             "FrozenLake-misc",
             300_000,
             policy={"hidden_sizes": ()},
@@ -164,7 +164,7 @@ PRESETS = {
 
 
 def preset(environment: Environment, algorithm: str = "ppo") -> Experiment:
-    """The experiment for an environment: its own if there is one, else a sensible one for its spaces.
+    """Returns the experiment for an environment: its entry in `PRESETS`, or one with sensible settings for its spaces.
 
     Raises:
       ValueError: for an unknown algorithm.
@@ -175,12 +175,13 @@ def preset(environment: Environment, algorithm: str = "ppo") -> Experiment:
         return PRESETS[algorithm, environment.name]
     real_actions = isinstance(environment.action_space, Box)
     image = isinstance(environment.observation_space, Box) and len(environment.observation_space.shape) == 3
-    config = {"normalize_observations": True, "normalize_rewards": True} if real_actions else {}
-    policy = {"activation": "relu"} if image else {}
+    config: dict[str, Any] = {"normalize_observations": True, "normalize_rewards": True} if real_actions else {}
+    policy: dict[str, Any] = {"activation": "relu"} if image else {}
     if algorithm == "ppo":
         config |= {"num_envs": 32, "num_steps": 64, "learning_rate": 1e-3}
         config |= {"num_epochs": 10, "num_minibatches": 16, "entropy_coefficient": 0.0} if real_actions else {}
     if algorithm == "pqn":
         policy |= {"activation": "relu", "layer_norm": True}
     total_steps = 1_000_000 if image else 500_000
-    return _preset(environment.name, total_steps, policy=policy, algorithm=algorithm, **config)
+    named = environment.name if environment.name in environment_names() else environment
+    return _preset(named, total_steps, policy=policy, algorithm=algorithm, **config)

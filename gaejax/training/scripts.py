@@ -1,24 +1,27 @@
-"""What the scripts in experiments/ have in common: how a run is resumed, and what goes wrong is said in one line."""
+"""What the scripts in experiments/ share: how a run is resumed, and errors in one line."""
 
 import argparse
 import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from gaejax.training.experiment import Run
+from gaejax.training.run import Run
+
+AnyRun = TypeVar("AnyRun", bound=Run)
 
 
 def is_resuming(argv: list[str]) -> bool:
-    """Whether a command line asks for a run to be continued."""
+    """Returns whether a command line asks for a run to be continued."""
     return any(argument.split("=")[0] == "--resume" for argument in argv)
 
 
-def resumed(argv: list[str], kind: type[Run]) -> tuple[Run, Path]:
-    """The run, of this kind, and its folder of `--resume RUN [--total-steps N]`.
+def resumed(argv: list[str], kind: type[AnyRun]) -> tuple[AnyRun, Path]:
+    """Returns the run, of this kind, and the folder that `--resume RUN [--total-steps N]` names.
 
     Raises:
-      ValueError: in one line, for other arguments beside them, and for a folder that holds no run.
+      ValueError: for any other argument, and for a folder that holds no run.
     """
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--resume", type=Path)
@@ -35,7 +38,7 @@ def resumed(argv: list[str], kind: type[Run]) -> tuple[Run, Path]:
 
 
 def run_script(main: Callable[[list[str]], object], argv: list[str] | None = None) -> None:
-    """`main` with the arguments of the shell (or `argv`): what went wrong in one line, and the exit status."""
+    """Calls `main` with the arguments of the shell (or `argv`); an error becomes one line and the exit status."""
     try:
         main(sys.argv[1:] if argv is None else argv)
     except (ValueError, ImportError, OSError) as error:
