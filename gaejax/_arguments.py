@@ -80,27 +80,21 @@ def refuses_unknown_arguments(
     return called
 
 
-def as_float(name: str, value: Any) -> jax.Array:
-    """Returns `value` as a floating-point array.
+def as_array(name: str, value: Any, kind: type[float] | type[bool]) -> jax.Array:
+    """Returns `value` as an array of floating-point numbers or of booleans.
 
     Raises:
-      TypeError: If it holds anything but floating-point numbers (integer rewards lose fractions).
+      TypeError: If it is of another kind. Integer rewards would lose fractions; a float may be a probability or a
+        discount.
     """
-    whole_number = isinstance(value, int) and not isinstance(value, bool)  # discount=1 loses nothing
-    array = _as_array(name, float(value) if whole_number else value)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
+    whole_number = kind is float and isinstance(value, int) and not isinstance(value, bool)  # discount=1 loses nothing
+    try:
+        array = jnp.asarray(float(value) if whole_number else value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}") from error
+    if kind is float and not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be floating-point, got {array.dtype}: cast it with {name}.astype('float32')")
-    return array
-
-
-def as_bool(name: str, value: Any) -> jax.Array:
-    """Returns `value` as an array of booleans.
-
-    Raises:
-      TypeError: If it holds anything but booleans (a float may be a probability, a discount or a mask).
-    """
-    array = _as_array(name, value)
-    if array.dtype != jnp.bool_:
+    if kind is bool and array.dtype != jnp.bool_:
         raise TypeError(f"{name} must be boolean, got {array.dtype}: cast it with {name}.astype(bool)")
     return array
 
@@ -113,7 +107,7 @@ def coefficient(name: str, value: Any, like: jax.Array, reference: str) -> jax.A
       ValueError: Unless it is a scalar or has the rank of `like` with axes of size 1 or full size. A bare vector for
         `[T, N]` is refused, for it could mean either axis.
     """
-    array = as_float(name, value).astype(like.dtype)
+    array = as_array(name, value, float).astype(like.dtype)
     fits = array.ndim == like.ndim and all(a in (1, s) for a, s in zip(array.shape, like.shape, strict=True))
     if array.ndim and not fits:
         raise ValueError(
@@ -141,13 +135,6 @@ def same_shape(name: str, array: jax.Array, shape: Sequence[int], reference: str
     """Raises a ValueError unless `array` has exactly the shape of the argument called `reference`."""
     if array.shape != tuple(shape):
         raise ValueError(f"{name} must have the shape of {reference}, {tuple(shape)}, got {array.shape}")
-
-
-def _as_array(name: str, value: Any) -> jax.Array:
-    try:
-        return jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be an array, got {type(value).__name__}") from error
 
 
 class Tensor(Protocol):

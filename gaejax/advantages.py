@@ -147,7 +147,7 @@ def gae(
         method=method,
         axis_name=axis_name,
     )
-    gae_lambda = steps.coefficient("gae_lambda", gae_lambda)
+    gae_lambda = _arguments.coefficient("gae_lambda", gae_lambda, steps.rewards, "rewards")
     inputs = (steps.rewards, steps.values, steps.next_values, steps.terminated, steps.truncated, steps.discount)
     inputs += (gae_lambda,) if steps.mask is None else (gae_lambda, steps.mask)
     return solve(_gae_terms, _gae_results, inputs, steps.final, *steps.how)
@@ -257,7 +257,10 @@ def vtrace(
       `(advantages, value_targets)`: the weighted policy-gradient advantages, and v_s. Both are 0 at masked steps.
     """
     given = _checked(**steps)
-    gae_lambda, ratios = given.coefficient("gae_lambda", gae_lambda), given.ratios(log_ratios)
+    gae_lambda, ratios = (
+        _arguments.coefficient("gae_lambda", gae_lambda, given.rewards, "rewards"),
+        given.ratios(log_ratios),
+    )
     rho, c = jnp.minimum(ratios, clip_rho), jnp.minimum(ratios, clip_c)
     corrections = given.recurrence(rho * given.deltas, given.discount * gae_lambda * c)
     after = jnp.where(given.cut, 0, given.shifted(corrections, given.final))
@@ -282,7 +285,9 @@ def retrace(
       `(advantages, value_targets)`: targets of the action values, and their excess over `values`; 0 at masked steps.
     """
     given = _checked(**steps)
-    traces = given.coefficient("trace_lambda", trace_lambda) * jnp.minimum(given.ratios(log_ratios), 1)
+    traces = _arguments.coefficient("trace_lambda", trace_lambda, given.rewards, "rewards") * jnp.minimum(
+        given.ratios(log_ratios), 1
+    )
     return _action_value_targets(given, given.array("action_values", action_values), traces)
 
 
@@ -301,7 +306,7 @@ def q_lambda(*, action_values: ArrayLike, trace_lambda: ArrayLike, **steps: Unpa
       `(advantages, value_targets)`, as `retrace`.
     """
     given = _checked(**steps)
-    traces = given.coefficient("trace_lambda", trace_lambda)
+    traces = _arguments.coefficient("trace_lambda", trace_lambda, given.rewards, "rewards")
     return _action_value_targets(given, given.array("action_values", action_values), traces)
 
 
@@ -347,7 +352,10 @@ def decoupled_gae(*, gae_lambda: ArrayLike, value_lambda: ArrayLike = 1.0, **ste
       `(advantages, value_targets)`, as `gae`; both are 0 at masked steps.
     """
     given = _checked(**steps)
-    lambdas = [given.coefficient("gae_lambda", gae_lambda), given.coefficient("value_lambda", value_lambda)]
+    lambdas = [
+        _arguments.coefficient("gae_lambda", gae_lambda, given.rewards, "rewards"),
+        _arguments.coefficient("value_lambda", value_lambda, given.rewards, "rewards"),
+    ]
     decays = [jnp.broadcast_to(given.discount * each, given.rewards.shape) for each in lambdas]
     both = jax.vmap(given.recurrence, (None, 0), -1)(given.deltas, jnp.stack(decays))
     return given.results(both[..., 0], both[..., 1])
@@ -370,7 +378,7 @@ def weight_corrected_gae(*, gae_lambda: ArrayLike, **steps: Unpack[Steps]) -> tu
     if steps.get("final_advantage") is not None:
         raise ValueError("weight_corrected_gae takes no final_advantage: weights do not carry over a cut")
     given = _checked(**steps)
-    gae_lambda = given.coefficient("gae_lambda", gae_lambda)
+    gae_lambda = _arguments.coefficient("gae_lambda", gae_lambda, given.rewards, "rewards")
     weights = given.recurrence(jnp.where(given.kept, jnp.ones_like(given.deltas), 0), gae_lambda)
     sums = given.recurrence(weights * given.deltas, given.discount * gae_lambda)
     advantages = sums / jnp.maximum(weights, 1)
@@ -406,9 +414,9 @@ def segment_lengths(
     Returns:
       Floats with the shape of the flags.
     """
-    ended = _arguments.as_bool("terminated", terminated)
-    cut = ended | _arguments.as_bool("truncated", truncated)
-    kept = jnp.ones(cut.shape) if mask is None else _arguments.as_bool("mask", mask).astype(jnp.float32)
+    ended = _arguments.as_array("terminated", terminated, bool)
+    cut = ended | _arguments.as_array("truncated", truncated, bool)
+    kept = jnp.ones(cut.shape) if mask is None else _arguments.as_array("mask", mask, bool).astype(jnp.float32)
     axis = _arguments.time_axis("terminated", ended, time_axis)
     to_the_end = reverse_linear_recurrence(kept, 1.0, reset=cut, time_axis=axis)
     before = lax.slice_in_dim(cut, 0, cut.shape[axis] - 1, axis=axis)
@@ -475,11 +483,8 @@ class _Steps(NamedTuple):
         successors = jnp.where(self.terminated, 0, self.next_values)
         return jnp.where(self.kept, self.rewards + isolated_product(self.discount, successors) - self.values, 0)
 
-    def coefficient(self, name: str, value: Any) -> jax.Array:
-        return _arguments.coefficient(name, value, self.rewards, "rewards")
-
     def array(self, name: str, value: Any) -> jax.Array:
-        array = _arguments.as_float(name, value).astype(self.rewards.dtype)
+        array = _arguments.as_array(name, value, float).astype(self.rewards.dtype)
         _arguments.same_shape(name, array, self.rewards.shape, "rewards")
         return array
 
@@ -515,11 +520,12 @@ class _Steps(NamedTuple):
         if self.mask is None:
             return self.shifted(x, end)
         axis, method, axis_name = self.how
+        cut = self.terminated | self.truncated
         arriving = reverse_linear_recurrence(
-            jnp.where(self.mask, x, jnp.where(self.cut, at_cuts, 0)),
+            jnp.where(self.mask, x, jnp.where(cut, at_cuts, 0)),
             1.0,
             end,
-            reset=self.mask | self.cut,
+            reset=self.mask | cut,
             time_axis=axis,
             method=method,
             axis_name=axis_name,
@@ -546,18 +552,18 @@ def _checked(
     axis_name: str | None = None,
 ) -> _Steps:
     given = dict(rewards=rewards, values=values, next_values=next_values)
-    floats = {name: _arguments.as_float(name, array) for name, array in given.items()}
+    floats = {name: _arguments.as_array(name, array, float) for name, array in given.items()}
     dtype = jnp.result_type(*floats.values())
     reward, value, next_value = (array.astype(dtype) for array in floats.values())
     flags = dict(terminated=terminated, truncated=truncated) | ({} if mask is None else dict(mask=mask))
-    booleans = {name: _arguments.as_bool(name, array) for name, array in flags.items()}
+    booleans = {name: _arguments.as_array(name, array, bool) for name, array in flags.items()}
     axis = _arguments.time_axis("rewards", reward, time_axis)
     for name, array in dict(values=value, next_values=next_value, **booleans).items():
         _arguments.same_shape(name, array, reward.shape, "rewards")
     one_step = reward.shape[:axis] + reward.shape[axis + 1 :]
     final = jnp.zeros(one_step, dtype)
     if final_advantage is not None:
-        final = _arguments.as_float("final_advantage", final_advantage).astype(dtype)
+        final = _arguments.as_array("final_advantage", final_advantage, float).astype(dtype)
         _arguments.same_shape("final_advantage", final, one_step, "one step of rewards")
     steps = _Steps(
         reward,

@@ -86,11 +86,6 @@ def _hash(value: jax.Array, salt: jax.Array, multiplier: jax.Array) -> jax.Array
     return value ^ (value >> 16)
 
 
-def fold_steps(batch: Any) -> Any:
-    """Reshapes `[T, N, ...]` leaves to `[1, T * N, ...]`: without memory, transitions are independent of each other."""
-    return jax.tree.map(lambda x: x.reshape(1, x.shape[0] * x.shape[1], *x.shape[2:]), batch)
-
-
 class Update(Protocol):
     """One update from one minibatch."""
 
@@ -131,7 +126,8 @@ def minibatch_epochs(
 
     def epoch(state: Any, key: jax.Array) -> tuple:
         now = batch(state) if callable(batch) else batch
-        now = now if has_memory else fold_steps(now)
+        if not has_memory:  # every transition is an element of its own: [1, T * N, ...]
+            now = jax.tree.map(lambda x: x.reshape(1, x.shape[0] * x.shape[1], *x.shape[2:]), now)
         size = jax.tree.leaves(now)[0].shape[1]
         if size % num_minibatches:
             what = "environments" if has_memory else "transitions"

@@ -162,11 +162,6 @@ def rollout(
     return following, trajectory, jax.tree.map(lambda sums: jnp.sum(sums, axis=0), episodes)
 
 
-def replay(act: Act, trajectory: Trajectory) -> tuple[Any, Any]:
-    """Returns the distributions and values `[T + 1, N]` of every step and of what follows the last, from one `act`."""
-    return act(trajectory.initial_carry, *with_last(trajectory))[1:]
-
-
 def with_last(trajectory: Trajectory) -> tuple[Any, jax.Array]:
     """Returns observations and resets `[T + 1, N, ...]`, of every step and of what follows the last."""
     return jax.tree.map(

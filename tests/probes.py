@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 import gaejax
 from gaejax.policies import expected_values
-from gaejax.rollout import replay
+from gaejax.rollout import with_last
 from gaejax.testing.policies import draw
 
 
@@ -67,5 +67,5 @@ def remembered_reward(limit=5):
 
 def values_of(act, trajectory):
     """The critic's values of every step and of its successor, each `[T, N]`."""
-    values = expected_values(replay(act, trajectory)[1])
+    values = expected_values(act(trajectory.initial_carry, *with_last(trajectory))[2])
     return values[:-1], values[1:]

@@ -31,14 +31,17 @@ from gaejax.rollout import (
     episode_steps,
     finite_where_masked,
     init_rollout,
-    replay,
     rollout,
+    with_last,
 )
 from gaejax.statistics import Identity, explained_variance, standardize
 from gaejax.transforms import Transform
 
 Optimizer = Callable[[Any], optax.GradientTransformation]
 """`config -> optax.GradientTransformation`, of a config whose numbers may be traced."""
+
+adam: Optimizer = lambda config: optax.adam(config.learning_rate, eps=1e-5)
+"""Adam as PPO implementations use it, with epsilon 1e-5."""
 
 AnyEstimator = Estimator | Callable[..., Any] | str
 """What `as_estimator` accepts."""
@@ -78,10 +81,9 @@ def acting(policy: Policy, state: TrainingState, params: Any = None) -> Act:
     """
     params = state.params if params is None else params
 
-    def act(carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, Any, Any]:
-        return policy.apply(params, carry, state.observation_normalizer(observations), resets)
-
-    return act
+    return lambda carry, observations, resets: policy.apply(
+        params, carry, state.observation_normalizer(observations), resets
+    )
 
 
 def training_environment(environment: Environment) -> Environment:
@@ -143,7 +145,7 @@ def estimator_inputs(act: Act, state: TrainingState, experience: Experience, con
       config: the scheduled config.
     """
     trajectory = experience.trajectory
-    distributions, values = replay(act, trajectory)  # of T + 1 steps
+    _, distributions, values = act(trajectory.initial_carry, *with_last(trajectory))  # of T + 1 steps
     values = expected_values(values)
 
     actions = jax.tree.map(lambda x: jnp.concatenate([x, x[-1:]]), trajectory.actions)  # of T + 1 steps
@@ -281,11 +283,6 @@ def training_info(
         extra=metrics | experience.info | means | reasons,
         **named,
     )
-
-
-def adam(config: Any) -> optax.GradientTransformation:
-    """Returns Adam as PPO implementations use it, with epsilon 1e-5."""
-    return optax.adam(config.learning_rate, eps=1e-5)
 
 
 def as_optimizer(name: str, optimizer: Optimizer | Callable[[Any], optax.GradientTransformation]) -> Optimizer:

@@ -80,9 +80,9 @@ def ppo(
         act = parts.acting(policy, state)
         experience = parts.collect(rollout_key, world, policy, act, state, config, transforms)
 
-        def batch_of(params: Any) -> Batch:
-            return parts.make_batch(estimator, parts.acting(policy, state, params), state, experience, config)
-
+        batch_of = lambda params: parts.make_batch(
+            estimator, parts.acting(policy, state, params), state, experience, config
+        )
         first_batch = batch_of(state.params)
         (params, optimizer_state), terms = ppo_epochs(
             shuffle_key,

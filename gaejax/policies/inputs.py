@@ -9,7 +9,6 @@ import numpy as np
 from gaejax.distributions import ValueBins
 from gaejax.environments import UNBOUNDED, Box, Dict, Discrete, Environment, MultiBinary, MultiDiscrete, Space
 from gaejax.environments.spaces import MASK, zeros
-from gaejax.policies.layers import choice_sizes
 from gaejax.policies.policy import Policy
 
 
@@ -75,3 +74,8 @@ def _check_mask(space: Space, shape: tuple[int, ...], name: str) -> None:
     mask = space.spaces[MASK] if isinstance(space, Dict) else None
     if not isinstance(mask, MultiBinary) or mask.shape != shape:
         raise ValueError(f"action_mask of {name} must be MultiBinary({shape}), one boolean per action, got {mask}")
+
+
+def choice_sizes(space: Discrete | MultiDiscrete) -> tuple[int, ...]:
+    """Returns the number of actions of each choice in a discrete space."""
+    return (space.n,) if isinstance(space, Discrete) else tuple(space.sizes)

@@ -45,14 +45,13 @@ def orthogonal(gain: float) -> Callable[..., jax.Array]:
         size, count = max(shape), min(shape)
         columns = jax.random.normal(key, (count, size), dtype)
 
-        def orthogonalize(index: jax.Array, basis: jax.Array) -> jax.Array:
-            column = columns[index]
-            for _ in range(2):
-                projections = jnp.sum(basis * column, axis=1)  # sums, not products: exact on TPU, quick to compile
-                column = column - jnp.sum(projections[:, None] * basis, axis=0)
-            return basis.at[index].set(column / jnp.linalg.norm(column))
-
-        basis = jax.lax.fori_loop(0, count, orthogonalize, jnp.zeros_like(columns))
+        # Sums, not products: exact on TPU, quick to compile.
+        project = lambda basis, x: x - jnp.sum(jnp.sum(basis * x, axis=1)[:, None] * basis, axis=0)
+        twice = lambda basis, x: project(basis, project(basis, x))
+        add = lambda basis, index, x: basis.at[index].set(x / jnp.linalg.norm(x))
+        basis = jax.lax.fori_loop(
+            0, count, lambda index, basis: add(basis, index, twice(basis, columns[index])), jnp.zeros_like(columns)
+        )
         return gain * (basis if shape == basis.shape else basis.T)
 
     return init
@@ -131,7 +130,7 @@ class PolicyHead(nn.Module):
             log_std = self.param("log_std", nn.initializers.zeros, self.space.shape, jnp.float32)
             distribution = TanhGaussian if self.squash else DiagonalGaussian
             return distribution(mean, jnp.broadcast_to(log_std, mean.shape))
-        sizes = choice_sizes(self.space)
+        sizes = (self.space.n,) if isinstance(self.space, Discrete) else tuple(self.space.sizes)
         if self.chunk is not None:
             kernel = self.param("kernel", orthogonal(0.01), (sizes[0], features.shape[-1]), jnp.float32)
             bias = self.param("bias", nn.initializers.zeros, (sizes[0],), jnp.float32)
@@ -157,8 +156,3 @@ class ValueHead(nn.Module):
         if self.bins is not None:
             return CategoricalValue(Readout(self.bins.count, gain=0.01)(features), self.bins)
         return Readout(1, gain=1.0)(features)[..., 0]
-
-
-def choice_sizes(space: Discrete | MultiDiscrete) -> tuple[int, ...]:
-    """Returns the number of actions of each choice in a discrete space."""
-    return (space.n,) if isinstance(space, Discrete) else tuple(space.sizes)

@@ -62,15 +62,16 @@ def reverse_linear_recurrence(
       TypeError: If an argument has the wrong dtype.
       ValueError: If an argument has the wrong shape, or `method` is unknown.
     """
-    drive = _arguments.as_float("drive", drive)
+    drive = _arguments.as_array("drive", drive, float)
     axis = _arguments.time_axis("drive", drive, time_axis)
     decay = _arguments.coefficient("decay", decay, drive, "drive")
     if initial is not None:
-        initial = _arguments.as_float("initial", initial).astype(drive.dtype)
-        _arguments.same_shape("initial", initial, without_axis(drive.shape, axis), "drive without its time axis")
+        initial = _arguments.as_array("initial", initial, float).astype(drive.dtype)
+        one_step = drive.shape[:axis] + drive.shape[axis + 1 :]
+        _arguments.same_shape("initial", initial, one_step, "drive without its time axis")
     if reset is None:
         return solve(_given, _state, (drive, decay), initial, axis, method, axis_name)
-    reset = _arguments.as_bool("reset", reset)
+    reset = _arguments.as_array("reset", reset, bool)
     _arguments.same_shape("reset", reset, drive.shape, "drive")
     return solve(_given_with_reset, _state, (drive, decay, reset), initial, axis, method, axis_name)
 
