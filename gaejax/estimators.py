@@ -14,7 +14,7 @@ from gaejax.advantages import SHARED, EstimatorInputs
 class Estimator(Protocol):
     """Estimates advantages from a rollout."""
 
-    def __call__(self, inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, inputs: EstimatorInputs, /) -> tuple[jax.Array, jax.Array]:
         """Returns `(advantages, value_targets)`, each `[T, N]`."""
         ...
 
@@ -104,8 +104,8 @@ def _keywords(function: Callable[..., Any]) -> tuple[set[str], bool]:
 
 def example_inputs(shape: tuple[int, int], action_values: bool) -> EstimatorInputs:
     """Returns abstract inputs of `[T, N]` transitions, to check an estimator with `jax.eval_shape`."""
-    floats, flags = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, jnp.bool_)
-    scalar = jax.ShapeDtypeStruct((), jnp.float32)
+    abstract: Any = jax.ShapeDtypeStruct
+    floats, flags, scalar = abstract(shape, jnp.float32), abstract(shape, jnp.bool_), abstract((), jnp.float32)
     return EstimatorInputs(
         rewards=floats,
         values=floats,
@@ -117,5 +117,5 @@ def example_inputs(shape: tuple[int, int], action_values: bool) -> EstimatorInpu
         gae_lambda=scalar,
         log_ratios=floats,
         action_values=floats if action_values else None,
-        episode_steps=jax.ShapeDtypeStruct(shape, jnp.int32),
-    )  # type: ignore[arg-type]
+        episode_steps=abstract(shape, jnp.int32),
+    )

@@ -71,7 +71,7 @@ def value_loss(
       huber_delta: absolute error above which the loss is linear. Default: half the squared error everywhere.
 
     Raises:
-      ValueError: if the loss of a histogram is to be clipped.
+      ValueError: if the loss of a histogram is to be clipped, or `clip_epsilon` is given without `old_values`.
     """
     if not isinstance(values, jax.Array):
         if clip_epsilon is not None or huber_delta is not None:
@@ -84,6 +84,8 @@ def value_loss(
         loss = lambda values: optax.losses.huber_loss(values, targets, delta=huber_delta)
     if clip_epsilon is None:
         return loss(values)
+    if old_values is None:
+        raise ValueError("old_values must be given with clip_epsilon, got None")
     return jnp.maximum(loss(values), loss(old_values + jnp.clip(values - old_values, -clip_epsilon, clip_epsilon)))
 
 
@@ -195,9 +197,9 @@ def as_objective(objective: str | PolicyLoss | Objective) -> Objective:
         return objective
     if isinstance(objective, str) and objective in OBJECTIVES:
         return OBJECTIVES[objective]
-    if not callable(objective):
+    if isinstance(objective, str) or not callable(objective):
         raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)} or a function, got {objective!r}")
-    return Objective(lambda own, *inputs: objective(*inputs))
+    return Objective(lambda own, log_ratios, advantages, config: objective(log_ratios, advantages, config))
 
 
 def check_objective(objective: Objective, config: Any) -> None:

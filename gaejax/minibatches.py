@@ -89,7 +89,7 @@ def _hash(value: jax.Array, salt: jax.Array, multiplier: jax.Array) -> jax.Array
 class Update(Protocol):
     """One update from one minibatch."""
 
-    def __call__(self, state: Any, minibatch: tuple[Any, Any]) -> tuple[Any, Any]:
+    def __call__(self, state: Any, minibatch: tuple[Any, Any], /) -> tuple[Any, Any]:
         """Returns the next state and diagnostics, given `(minibatch, carry)`."""
         ...
 

@@ -12,7 +12,7 @@ from gaejax.rollout import Trajectory, with_last
 class TransformInit(Protocol):
     """Makes a transform's first state."""
 
-    def __call__(self, params: Any) -> Any:
+    def __call__(self, params: Any, /) -> Any:
         """Returns the state, from the policy's parameters before training (a reference keeps a copy of them)."""
         ...
 
@@ -20,7 +20,7 @@ class TransformInit(Protocol):
 class TransformApply(Protocol):
     """Changes a trajectory."""
 
-    def __call__(self, state: Any, trajectory: Trajectory, training_state: Any) -> tuple[Any, Trajectory, dict]:
+    def __call__(self, state: Any, trajectory: Trajectory, training_state: Any, /) -> tuple[Any, Trajectory, dict]:
         """Returns the transform's next state, the new trajectory, and a dict of diagnostics, scalars by name."""
         ...
 
@@ -55,14 +55,15 @@ def encode_once(policy: Policy) -> Transform:
     Raises:
       ValueError: if the policy has no frozen part, or observations are normalized (their scale changes).
     """
-    if policy.encode is None:
+    encode = policy.encode
+    if encode is None:
         raise ValueError("policy of encode_once must have a frozen part, its `encode`; got one that has none")
 
     def apply(nothing: tuple, trajectory: Trajectory, training_state: Any) -> tuple[tuple, Trajectory, dict]:
         if training_state.config.normalize_observations:
             raise ValueError("normalize_observations must be False with encode_once: what is frozen sees one scale")
         carry, inputs = trajectory.initial_carry, with_last(trajectory)
-        encoded = policy.encode(training_state.params, carry, *inputs)[1]
+        encoded = encode(training_state.params, carry, *inputs)[1]
         steps, last = (jax.tree.map(lambda x, part=part: x[part], encoded) for part in (slice(-1), -1))
         return nothing, trajectory._replace(observations=steps, last_observation=last), {}
 

@@ -29,7 +29,7 @@ class InitFn(Protocol):
 class StepFn(Protocol):
     """Takes one training step."""
 
-    def __call__(self, state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
+    def __call__(self, state: TrainingState, /) -> tuple[TrainingState, TrainingInfo]:
         """Returns the state and the diagnostics after one rollout and the updates made from it."""
         ...
 
@@ -38,7 +38,7 @@ class ActFn(Protocol):
     """Applies the policy of a training state."""
 
     def __call__(
-        self, state: TrainingState, carry: Any, observations: Any, resets: jax.Array
+        self, state: TrainingState, carry: Any, observations: Any, resets: jax.Array, /
     ) -> tuple[Any, Any, jax.Array]:
         """Returns `(carry, distributions, values)` for observations `[T, N, ...]`, which it normalizes, and resets
         `[T, N]`."""
@@ -48,7 +48,7 @@ class ActFn(Protocol):
 class InitialCarryFn(Protocol):
     """Makes the policy's memory."""
 
-    def __call__(self, batch: int) -> Any:
+    def __call__(self, batch: int, /) -> Any:
         """Returns the memory of `batch` environments before their first observation, leaves `[batch, ...]`."""
         ...
 

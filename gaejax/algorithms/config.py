@@ -5,7 +5,7 @@ import math
 import numbers
 from typing import Any, Literal, TypeVar, dataclass_transform
 
-import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -44,7 +44,7 @@ def hyperparameters(cls: type[Config]) -> type[Config]:
     refused with the name that was probably meant.
     """
     made = struct.dataclass(cls)
-    names = [field.name for field in dataclasses.fields(made)]
+    names = [field.name for field in dataclasses.fields(made)]  # pyright: ignore[reportArgumentType]
     made.__init__ = refuses_unknown_arguments(made.__init__, cls.__name__, names)
     return made
 

@@ -82,10 +82,10 @@ def explain(policy: Policy, params: Any, experience: Experience, batch: Batch) -
     def outputs(params: Any) -> jax.Array:
         _, distributions, values = policy.apply(params, trajectory.initial_carry, batch.observations, batch.resets)
         leaves = [leaf for leaf in jax.tree.leaves((distributions, values)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        return sum(jnp.sum(leaf) for leaf in leaves)
+        return sum((jnp.sum(leaf) for leaf in leaves), jnp.zeros(()))
 
     biases = [gradient for gradient in jax.tree.leaves(jax.grad(outputs)(params)) if gradient.ndim == 1]
-    dead = sum(jnp.sum(gradient == 0) for gradient in biases) / max(sum(gradient.size for gradient in biases), 1)
+    dead = sum((jnp.sum(gradient == 0) for gradient in biases), jnp.zeros(()))
     return dict(
         sign_flips=masked_mean(jnp.sign(standardize(batch.advantages, mask)) != jnp.sign(batch.advantages), mask),
         share_terminated=masked_mean(trajectory.terminated, mask),
@@ -93,5 +93,5 @@ def explain(policy: Policy, params: Any, experience: Experience, batch: Batch) -
         share_masked=jnp.mean(~trajectory.mask),
         limit_bias=jnp.where(jnp.any(limits), at_limits / jnp.maximum(spread, 1e-8), 0),
         target_spread=spread / jnp.maximum(size, 1e-8),
-        dead_units=dead,
+        dead_units=dead / max(sum(gradient.size for gradient in biases), 1),
     )

@@ -53,7 +53,7 @@ Schedules = Mapping[str, Schedule | str]
 class LossFn(Protocol):
     """A loss to differentiate."""
 
-    def __call__(self, params: Any, batch: Batch, carry: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def __call__(self, params: Any, batch: Batch, carry: Any, /) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns the loss of a minibatch, and diagnostics by name."""
         ...
 
@@ -103,7 +103,7 @@ def collect(
     policy: Policy,
     act: Act,
     state: TrainingState,
-    config: OnPolicyConfig,
+    config: Any,
     transforms: Sequence[Transform] = (),
 ) -> Experience:
     """Collects a rollout of `config.num_steps` steps of `config.num_envs` environments, and transforms it.

@@ -45,7 +45,8 @@ class PQNConfig(OnPolicyConfig):
     """Initial share of actions that are drawn uniformly."""
 
 
-EXPLORATION = optax.linear_schedule(1.0, 0.05, 0.1)  # to 0.05 in the first tenth of the run
+EXPLORATION: Any = optax.linear_schedule(1.0, 0.05, 0.1)  # pyright: ignore[reportArgumentType]
+"""Falls to 0.05 in the first tenth of the run."""
 
 
 def rectified_adam(config: Any) -> optax.GradientTransformation:
@@ -122,7 +123,7 @@ def pqn(
 
 def q_loss(policy: Policy, params: Any, batch: Batch, carry: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Computes half the squared error of the taken actions' values, a mean over a minibatch's unmasked steps."""
-    _, distributions, _ = policy.apply(params, carry, batch.observations, batch.resets)
+    distributions: Any = policy.apply(params, carry, batch.observations, batch.resets)[1]
     errors = distributions.values_of(batch.actions) - jnp.where(batch.mask, batch.value_targets, 0)
     loss = masked_mean(0.5 * jnp.square(errors), batch.mask)
     return loss, dict(value_loss=loss)

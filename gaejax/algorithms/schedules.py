@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.typing
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from gaejax._arguments import did_you_mean
 
-Schedule = Callable[[jax.Array], jax.Array]
+Schedule = Callable[[jax.Array], jax.typing.ArrayLike]
 
 SCHEDULES: dict[str, Schedule] = {
     "constant": optax.constant_schedule(1.0),

@@ -84,7 +84,8 @@ def aggregated(
         lengths = jnp.maximum(lengths_of(inputs), 1)
         responses = jnp.maximum(jnp.sum(jnp.where(inputs.mask, 1 / lengths, 0)), 1)
         per_response = jnp.sum(inputs.mask) / responses
-        return advantages * per_response / (lengths if over == "sequence" else max_length), value_targets
+        divisor: Any = lengths if over == "sequence" else max_length
+        return advantages * per_response / divisor, value_targets
 
     return weighted
 
