@@ -1,14 +1,19 @@
-"""The documentation is true: its Python examples run, its relative links lead somewhere, its API pages are complete.
+"""The documentation is true: its Python examples run, its relative links lead somewhere, its API pages are complete,
+and what it quotes from the code is the code.
 
 Blocks fenced with ```python are executed: in README.md each on its own, in docs/*.md all blocks of a page one after
 the other in one namespace. Blocks fenced with ```py are shown only.
 """
 
+import dataclasses
 import importlib
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
+
+from gaejax.algorithms import ALGORITHMS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -72,3 +77,21 @@ def test_every_public_name_is_in_the_api_reference(package):
     module = importlib.import_module("gaejax" if package == "gaejax" else f"gaejax.{package}")
     missing = set(module.__all__) - {name for _, name in references()} - {"testing"}
     assert not missing, f"add to docs/api/: {', '.join(sorted(missing))}"
+
+
+def test_the_step_that_is_shown_is_the_one_in_the_code():
+    page = (ROOT / "docs" / "training_step.md").read_text()
+    shown = re.search(r"^```py\n(def step\(state.*?)^```", page, flags=re.DOTALL | re.MULTILINE).group(1)
+    code = (ROOT / "gaejax" / "algorithms" / "a2c.py").read_text()
+    assert textwrap.indent(shown, "    ") in code, "copy the step of a2c.py to docs/training_step.md"
+
+
+def test_the_defaults_that_are_shown_are_those_of_the_configs():
+    page = (ROOT / "docs" / "algorithms.md").read_text()
+    table = r"^\| field \| (reinforce .*?) \|\n\|[ -|]+\n(.*?)\n\n"
+    names, rows = re.search(table, page, flags=re.DOTALL | re.MULTILINE).groups()
+    for row in rows.splitlines():
+        field, *shown = (cell.strip(" `") for cell in row.strip("|").split("|"))
+        for name, cell in zip(names.split(" | "), shown, strict=True):
+            defaults = {field.name: field.default for field in dataclasses.fields(ALGORITHMS[name].config)}
+            assert eval(cell or "'absent'") == defaults.get(field, "absent"), (name, field)

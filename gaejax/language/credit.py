@@ -17,8 +17,8 @@ from gaejax.statistics import standardize
 
 
 def length_adaptive_gae(alpha: float = 0.05, floor: float = 0.0, value_lambda: float = 1.0) -> Estimator:
-    """Returns an estimator, whose lambda grows with each response's length: `1 - 1 / (alpha *
-    length)` (VAPO, Yue et al. 2025, arXiv:2504.05118, equation 10).
+    """Returns an estimator whose lambda grows with each response's length: `1 - 1 / (alpha * length)` (VAPO, Yue et al.
+    2025, arXiv:2504.05118, equation 10).
 
     Args:
       alpha: How fast lambda approaches 1.
@@ -34,8 +34,8 @@ def length_adaptive_gae(alpha: float = 0.05, floor: float = 0.0, value_lambda: f
 
 
 def relative_position_gae(fraction: float = 0.5, value_lambda: float = 1.0) -> Estimator:
-    """Returns an estimator, with a lambda by which the last token's delta has the weight
-    `fraction` in the first token's advantage, whatever the response's length.
+    """Returns an estimator with a lambda by which the last token's delta has the weight `fraction` in the first token's
+    advantage, whatever the response's length.
 
     Args:
       fraction: That weight.
