@@ -205,7 +205,8 @@ def as_objective(objective: str | PolicyLoss | Objective) -> Objective:
 def check_objective(objective: Objective, config: Any) -> None:
     """Raises ValueError if an objective does not return a loss for every step."""
     steps = jax.ShapeDtypeStruct((2, 3), jnp.float32)
-    losses = jax.eval_shape(lambda *inputs: objective.loss(objective.init(config), *inputs, config), steps, steps)
+    own = objective.init(config)
+    losses = jax.eval_shape(lambda x, advantages: objective.loss(own, x, advantages, config), steps, steps)
     if getattr(losses, "shape", None) != steps.shape:
         got = getattr(losses, "shape", type(losses).__name__)
         raise ValueError(f"objective must return a loss for each step, {steps.shape} of such arrays, got {got}")

@@ -148,6 +148,7 @@ def test_an_optimizer_of_the_wrong_kind_is_refused(optimizer):
         optax.inject_hyperparams(optax.adam),
         lambda config: optax.chain(optax.adam(config.learning_rate), optax.contrib.reduce_on_plateau()),
         lambda config: optax.lbfgs(config.learning_rate, memory_size=2),
+        optax.lbfgs,
     ],
 )
 def test_optimizers_are_functions_of_the_config_or_of_a_learning_rate(optimizer):
@@ -157,6 +158,16 @@ def test_optimizers_are_functions_of_the_config_or_of_a_learning_rate(optimizer)
     following, _ = jax.jit(algorithm.step)(state)
     changes = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, following.params)
     assert 0 < max(jax.tree.leaves(changes)) < np.inf
+
+
+@pytest.mark.parametrize(
+    "optimizer", [lambda rate, epsilon: optax.adam(rate, eps=epsilon), lambda config: config.rate, lambda config: 0.1]
+)
+def test_a_function_that_makes_no_optimizer_is_refused_in_one_line(optimizer):
+    algorithm = gaejax.ppo(CARTPOLE, POLICY, optimizer=optimizer)
+    with pytest.raises(TypeError, match="optimizer of ppo must be a function of the config, such as") as caught:
+        algorithm.init(KEY, CONFIG)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("key", [0, None, jax.random.split(KEY, 2), np.float32(1)])

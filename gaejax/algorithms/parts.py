@@ -302,11 +302,32 @@ def as_optimizer(name: str, optimizer: Optimizer | Callable[[Any], optax.Gradien
             f"optax.adam(config.learning_rate), got a {type(optimizer).__name__}"
         )
     try:
-        made = optimizer(1e-3)
-        jax.eval_shape(lambda x: made.update(x, made.init(x), x), jnp.zeros(1))
+        _check_optimizer(optimizer(1e-3))
     except Exception:  # whatever a function of a config says to a number
         return optimizer
     return lambda config: optimizer(config.learning_rate)
+
+
+def check_optimizer(name: str, optimizer: Optimizer, config: Any) -> None:
+    """Raises TypeError, in one line, if `optimizer(config)` is not an optimizer."""
+    try:
+        _check_optimizer(optimizer(config))
+    except Exception as error:
+        said = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        raise TypeError(
+            f"optimizer of {name} must be a function of the config, such as lambda config: "
+            f"optax.adam(config.learning_rate), or of a learning rate, got one that raises {said}"
+        ) from error
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    """Takes one abstract step of an optimizer on a parameter of its own."""
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def step(x: jax.Array) -> Any:
+        return optimizer.update(x, optimizer.init(x), x, value=jnp.sum(x), grad=x, value_fn=jnp.sum)
+
+    jax.eval_shape(step, jnp.zeros(1))
 
 
 def resolved_estimator(name: str, estimator: AnyEstimator, policy: Policy, environment: Environment) -> Estimator:
@@ -391,6 +412,8 @@ def make_algorithm(
         config.validate()
         check_minibatches(config, has_memory=bool(jax.tree.leaves(jax.eval_shape(lambda: policy.initial_carry(1)))))
         check_scheduled(config, schedules)
+        if optimizer is not None:
+            check_optimizer(name, optimizer, config)
         check(config)
         return compiled_first_state(key, config, source)
 

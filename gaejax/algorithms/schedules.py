@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.typing
 import jax.numpy as jnp
+import jax.typing
 import numpy as np
 import optax
 

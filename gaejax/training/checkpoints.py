@@ -56,7 +56,11 @@ def load_checkpoint(folder: Path | str, like: Any) -> Any:
             raise ValueError(f"there is no checkpoint in {folder}")
         wanted = _without_empty(like)
         _check_fit(folder, manager.item_metadata(step), wanted)
-        restored = iter(jax.tree.leaves(manager.restore(step, args=ocp.args.StandardRestore(wanted))))
+        try:
+            restored = iter(jax.tree.leaves(manager.restore(step, args=ocp.args.StandardRestore(wanted))))
+        except (KeyError, TypeError, ValueError) as error:  # a structure that has no arrays, such as a None
+            said = str(error).strip().splitlines()
+            raise ValueError(f"the checkpoint in {folder} does not fit: {said[0] if said else error!r}") from error
         return jax.tree.map(lambda leaf: next(restored) if leaf.size else jnp.zeros(leaf.shape, leaf.dtype), like)
 
 
