@@ -72,7 +72,7 @@ class EpisodeStatistics(NamedTuple):
     def mean(self, total: jax.Array) -> jax.Array:
         """Returns `total` per episode; NaN if none ended. (A program traced under `jax.debug_nans` has 0 there, so that
         a search for NaNs does not stop at a healthy rollout.)"""
-        nothing = 0.0 if jax.config.read("jax_debug_nans") else jnp.nan
+        nothing = 0.0 if jax.config.jax_debug_nans else jnp.nan  # pyright: ignore[reportAttributeAccessIssue]
         return jnp.where(self.count > 0, total / jnp.maximum(self.count, 1), nothing)
 
 

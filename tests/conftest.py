@@ -17,6 +17,7 @@ COMPILED_CHEAPLY = {
     "test_algorithms",
     "test_conformance",
     "test_distributions",
+    "test_docs",
     "test_environments",
     "test_estimators",
     "test_interop",
@@ -29,8 +30,8 @@ COMPILED_CHEAPLY = {
     "test_language_training",
     "test_minibatches",
     "test_notebooks",
+    "test_parts",
     "test_policies",
-    "test_readme",
     "test_reinforce",
     "test_rollout",
     "test_statistics",
@@ -54,6 +55,9 @@ FAST = {
     ),
     "test_conformance": ("test_ours_refuses_bad_input", "test_the_reference_imports"),
     "test_algorithms": ("test_what_does_not_fit",),
+    "test_check_environment": ("test_",),
+    "test_parts": ("test_an_estimator_may", "test_arguments_are", "test_a_typing_error", "test_only_floats"),
+    "test_spaces": ("test_",),
     "test_ppo": ("test_bad_configs", "test_losses_by_hand", "test_the_state_is_strongly_typed"),
 }
 
