@@ -210,6 +210,18 @@ def monte_carlo(**steps: Unpack[Steps]) -> tuple[Any, Any]:
     return gae(gae_lambda=1.0, **steps)
 
 
+def without_baseline(**steps: Unpack[Steps]) -> tuple[Any, Any]:
+    """Returns the discounted reward-to-go, as far as the array shows it, in place of advantages and as value targets:
+    `monte_carlo` with all values 0.
+
+    Args:
+      **steps: See `gae`.
+    """
+    zeros = jnp.zeros_like(steps["values"])
+    returns, _ = monte_carlo(**{**steps, "values": zeros, "next_values": zeros})
+    return returns, returns
+
+
 @accepts_host_arrays
 def n_step(*, n: int, **steps: Unpack[Steps]) -> tuple[Any, Any]:
     """The n-step return: `n` rewards and then the value (Sutton & Barto 2018, equation 7.1).

@@ -37,13 +37,6 @@ ESTIMATORS: dict[str, Estimator] = {
 """The estimators that need nothing beyond what a rollout knows, by name."""
 
 
-def without_baseline(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
-    """Computes the discounted reward-to-go, as far as the rollout shows it, in place of an advantage."""
-    zeros = jnp.zeros_like(inputs.values)
-    returns, _ = advantages.monte_carlo(**{**inputs.steps(), "values": zeros, "next_values": zeros})
-    return returns, returns
-
-
 def as_estimator(estimator: Estimator | Callable[..., Any] | str) -> Estimator:
     """Returns the estimator that an algorithm's `estimator=` argument stands for.
 
@@ -58,13 +51,21 @@ def as_estimator(estimator: Estimator | Callable[..., Any] | str) -> Estimator:
         return ESTIMATORS[estimator]
     if not callable(estimator):
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)} or a function, got {estimator!r}")
+    return estimator if takes_inputs(estimator) else from_keywords(estimator)
+
+
+def takes_inputs(estimator: Callable[..., Any] | str) -> bool:
+    """Returns whether an estimator is one of `EstimatorInputs`, or a name of one: whether it can be called with one
+    argument. Otherwise it is a keyword function."""
+    if isinstance(estimator, str):
+        return True
     try:
         inspect.signature(estimator).bind(None)
-    except TypeError:  # it cannot be called with one argument
-        return from_keywords(estimator)
+    except TypeError:
+        return False
     except ValueError:  # it has no signature that could be read
         pass
-    return estimator
+    return True
 
 
 def from_keywords(function: Callable[..., Any]) -> Estimator:

@@ -61,6 +61,28 @@ FAST = {
     "test_ppo": ("test_bad_configs", "test_losses_by_hand", "test_the_state_is_strongly_typed"),
 }
 
+# Also `-m slow`: what repeats a law that the default tests show, with another body, head, size or method.
+SLOW = {
+    "test_conformance": ("test_ours_passes_with_all_features[pallas", "test_ours_passes_with_all_features[assoc"),
+    "test_language_decoder": ("test_every_decoder_obeys_the_law[learned",),
+    "test_language_lora": ("test_texts_are_scored_alike",),
+    "test_language_sentiment": ("test_a_run_is_trained",),
+    "test_learning": ("test_",),
+    "test_memory": (
+        "test_a_histogram_critic",
+        "test_the_first_log_ratio_is_zero_late_in_training_too[linear",
+        "test_the_first_log_ratio_is_zero_late_in_training_too[gru-",
+        "test_where_the_limit_falls_inside_the_memorys_span_the_critic_is_right[tf",
+        "test_where_the_limit_falls_inside_the_memorys_span_the_critic_is_right[lin",
+    ),
+    "test_policies": (
+        "test_every_memory_trains_with_64_bits_enabled[linear",
+        "test_every_memory_trains_with_64_bits_enabled[options0",
+        "test_every_memory_trains_with_64_bits_enabled[none",
+    ),
+    "test_trpo": ("test_no_step_leaves_its_region_or_makes_the_surrogate_worse[True",),
+}
+
 
 @pytest.fixture(autouse=True, scope="module")
 def optimizations(request):
@@ -77,6 +99,8 @@ def pytest_collection_modifyitems(config, items):
             if item.name.startswith(start):
                 item.add_marker("fast")
                 found.add((module, start))
+        if item.name.startswith(SLOW.get(module, ("\0",))):
+            item.add_marker("slow")
     missing = {(module, start) for module, starts in FAST.items() for start in starts} - found
     if missing and config.args == config.getini("testpaths"):
         raise pytest.UsageError(f"FAST in conftest.py names no test: {', '.join('::'.join(each) for each in missing)}")

@@ -109,7 +109,7 @@ def test_the_first_log_ratio_is_zero_late_in_training_too(body, head, bound):
     config = CONFIG.replace(num_envs=16, normalize_observations=True, num_steps=16, learning_rate=1e-2)
     policy = actor_critic(environment, WIDE.get(body) or BODIES[body][0], **options)
     _, _, info = trained(environment, policy, 30 * 256, config)
-    assert np.all(info.first_log_ratio <= bound)
+    assert np.max(info.first_log_ratio) <= bound
     assert np.all(np.isfinite(info.value_loss)) and info.approx_kl[-1] > 0
 
 

@@ -230,12 +230,17 @@ def test_a_minibatch_without_steps_of_the_policys_own_changes_nothing():
     algorithm = gaejax.a2c(CARTPOLE, POLICY)
     state, _ = jax.jit(algorithm.step)(algorithm.init(KEY, config))  # Adam's and RMSProp's moments are not 0
     act = acting(POLICY, state)
-    experience = collect(KEY, training_environment(CARTPOLE), POLICY, act, state, config)
-    batch = make_batch(ESTIMATORS["gae"], act, state, experience, config)
     loss = functools.partial(actor_critic_loss, policy_gradient_loss, POLICY, config)
     optimizer = clipped(lambda config: optax.rmsprop(config.learning_rate, decay=0.99, eps=1e-5), config)
     training = (state.params, state.optimizer)
-    moved, _ = gradient_step(optimizer, loss, training, batch._replace(mask=jnp.zeros_like(batch.mask)), ())
+
+    @jax.jit
+    def masked_step(training):
+        experience = collect(KEY, training_environment(CARTPOLE), POLICY, act, state, config)
+        batch = make_batch(ESTIMATORS["gae"], act, state, experience, config)
+        return gradient_step(optimizer, loss, training, batch._replace(mask=jnp.zeros_like(batch.mask)), ())
+
+    moved, _ = masked_step(training)
     jax.tree.map(np.testing.assert_array_equal, moved, training)
 
 

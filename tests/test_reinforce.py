@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gaejax
-from gaejax.algorithms.reinforce import time_baseline
-from gaejax.estimators import EstimatorInputs, without_baseline
+from gaejax.algorithms.reinforce import time_baseline, without_baseline
 
 GAMMA, LAMBDA = 0.99, 0.95
 
@@ -31,11 +30,6 @@ def endless(steps=20):
         truncated=np.zeros(steps, bool),
         discount=GAMMA,
     )
-
-
-def inputs(**known):
-    """What an estimator is given, where it reads nothing but what is known."""
-    return EstimatorInputs(**{**dict.fromkeys(EstimatorInputs._fields), **known})
 
 
 def test_error_1_a_right_critic_leaves_no_advantage_but_reward_minus_value_does():
@@ -79,7 +73,7 @@ def test_error_4_sigmoids_are_no_distribution_and_their_gradient_is_another():
 def test_without_a_baseline_it_is_the_reward_to_come():
     steps = endless(4) | dict(rewards=np.array([1, 2, 3, 4], np.float32), discount=0.5)
     steps["terminated"] = np.array([False, True, False, False])
-    advantages, targets = without_baseline(inputs(**steps, mask=np.ones(4, bool)))
+    advantages, targets = without_baseline(**steps, mask=np.ones(4, bool))
     np.testing.assert_allclose(advantages, [2, 2, 5, 4])
     np.testing.assert_allclose(targets, advantages)
 
@@ -91,7 +85,7 @@ def test_a_time_baseline_is_the_mean_of_the_steps_of_one_number():
     ends = jnp.array([[False, False], [True, True], [True, False]])
     numbers = jnp.array([[0, 0], [1, 1], [0, 2]])
     advantages, returns = time_baseline(
-        inputs(rewards=rewards, terminated=ends, truncated=ends & False, episode_steps=numbers, **steps)
+        rewards=rewards, terminated=ends, truncated=ends & False, episode_steps=numbers, **steps
     )
     np.testing.assert_allclose(returns[:2], [[2, 8], [1, 5]])
     first = (2 + 8 + 7) / 3

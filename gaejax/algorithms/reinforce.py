@@ -13,19 +13,19 @@ measures each of them:
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from gaejax._arguments import refuses_unknown_arguments
+from gaejax.advantages import Steps, decoupled_gae, without_baseline
 from gaejax.algorithms import parts
 from gaejax.algorithms.a2c import A2CConfig, a2c
 from gaejax.algorithms.algorithm import Algorithm
 from gaejax.algorithms.config import choice, hyperparameters, number, size
 from gaejax.environments import Environment
-from gaejax.estimators import ESTIMATORS, Estimator, EstimatorInputs, without_baseline
 from gaejax.policies import Policy, mlp_policy
 from gaejax.transforms import Transform
 
@@ -42,24 +42,26 @@ class ReinforceConfig(A2CConfig):
     """Over what advantages are standardized: the rollout ("minibatch" and "batch" are the same here), or not at all."""
 
 
-def time_baseline(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
-    """Computes the reward-to-go minus its mean over the rollout's steps of the same number in their episodes."""
-    returns, _ = without_baseline(inputs)
+def time_baseline(*, episode_steps: jax.Array, **steps: Unpack[Steps]) -> tuple[jax.Array, jax.Array]:
+    """Computes the reward-to-go minus its mean over the rollout's steps of the same number in their episodes.
+
+    Args:
+      episode_steps: `[T, N]`, the number of each step in its episode.
+      **steps: as in `gaejax.gae`.
+    """
+    returns, _ = without_baseline(**steps)
+    mask = steps.get("mask")
+    mask = jnp.ones(returns.shape, bool) if mask is None else jnp.asarray(mask)
     count = 2 * returns.size  # larger step numbers are counted together
-    number = jnp.minimum(inputs.episode_steps, count - 1).ravel()
+    number = jnp.minimum(episode_steps, count - 1).ravel()
     sums, counts = (
-        jax.ops.segment_sum(jnp.where(inputs.mask, x, 0).ravel(), number, count)
-        for x in (returns, jnp.ones_like(returns))
+        jax.ops.segment_sum(jnp.where(mask, x, 0).ravel(), number, count) for x in (returns, jnp.ones_like(returns))
     )
     baseline = (sums / jnp.maximum(counts, 1))[number].reshape(returns.shape)
     return returns - baseline, returns
 
 
-BASELINES: dict[str, Estimator] = {
-    "value": ESTIMATORS["decoupled_gae"],
-    "time": time_baseline,
-    "none": without_baseline,
-}
+BASELINES = {"value": decoupled_gae, "time": time_baseline, "none": without_baseline}
 
 
 @refuses_unknown_arguments

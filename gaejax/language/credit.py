@@ -1,22 +1,24 @@
 """Credit assignment for tokens: lambdas that depend on the length, aggregation over responses, critic warm-up."""
 
+import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
 
 from gaejax.advantages import (
+    Steps,
     decoupled_gae,
     length_adaptive_lambda,
     relative_position_lambda,
     segment_lengths,
 )
-from gaejax.estimators import Estimator, EstimatorInputs, as_estimator
+from gaejax.estimators import as_estimator, takes_inputs
 from gaejax.statistics import standardize
 
 
-def length_adaptive_gae(alpha: float = 0.05, floor: float = 0.0, value_lambda: float = 1.0) -> Estimator:
+def length_adaptive_gae(alpha: float = 0.05, floor: float = 0.0, value_lambda: float = 1.0) -> Callable:
     """Returns an estimator whose lambda grows with each response's length: `1 - 1 / (alpha * length)` (VAPO, Yue et al.
     2025, arXiv:2504.05118, equation 10).
 
@@ -26,14 +28,14 @@ def length_adaptive_gae(alpha: float = 0.05, floor: float = 0.0, value_lambda: f
       value_lambda: Lambda of the value targets.
     """
 
-    def estimator(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
-        lambdas = length_adaptive_lambda(lengths_of(inputs), alpha, floor)
-        return decoupled_gae(**inputs.steps(), gae_lambda=lambdas, value_lambda=value_lambda)
+    def estimator(**steps: Unpack[Steps]) -> tuple[jax.Array, jax.Array]:
+        lambdas = length_adaptive_lambda(_lengths(steps), alpha, floor)
+        return decoupled_gae(**steps, gae_lambda=lambdas, value_lambda=value_lambda)
 
     return estimator
 
 
-def relative_position_gae(fraction: float = 0.5, value_lambda: float = 1.0) -> Estimator:
+def relative_position_gae(fraction: float = 0.5, value_lambda: float = 1.0) -> Callable:
     """Returns an estimator with a lambda by which the last token's delta has the weight `fraction` in the first token's
     advantage, whatever the response's length.
 
@@ -42,20 +44,20 @@ def relative_position_gae(fraction: float = 0.5, value_lambda: float = 1.0) -> E
       value_lambda: Lambda of the value targets.
     """
 
-    def estimator(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
-        lambdas = relative_position_lambda(lengths_of(inputs), fraction)
-        return decoupled_gae(**inputs.steps(), gae_lambda=lambdas, value_lambda=value_lambda)
+    def estimator(**steps: Unpack[Steps]) -> tuple[jax.Array, jax.Array]:
+        lambdas = relative_position_lambda(_lengths(steps), fraction)
+        return decoupled_gae(**steps, gae_lambda=lambdas, value_lambda=value_lambda)
 
     return estimator
 
 
 def aggregated(
-    estimator: Estimator | Callable[..., Any] | str,
+    estimator: Callable[..., Any] | str,
     over: Literal["sequence", "constant"],
     *,
     max_length: int | None = None,
     normalize: bool = False,
-) -> Estimator:
+) -> Callable:
     """Returns an estimator whose advantages are weighted, so that the loss's mean over tokens aggregates differently.
 
     Surrogate losses are proportional to the advantage, so weighting advantages weights the loss. The config's
@@ -75,24 +77,30 @@ def aggregated(
     if over not in ("sequence", "constant") or (over == "constant") != (max_length is not None):
         raise ValueError(f"over must be 'sequence', or 'constant' with a max_length, got {over!r} with {max_length}")
 
-    estimate = as_estimator(estimator)
-
-    def weighted(inputs: EstimatorInputs) -> tuple[jax.Array, jax.Array]:
-        advantages, value_targets = estimate(inputs)
+    def weighted(estimates: tuple[jax.Array, jax.Array], steps: Steps) -> tuple[jax.Array, jax.Array]:
+        (advantages, value_targets), mask = estimates, steps["mask"]
         if normalize:
-            advantages = standardize(advantages, inputs.mask)
-        lengths = jnp.maximum(lengths_of(inputs), 1)
-        responses = jnp.maximum(jnp.sum(jnp.where(inputs.mask, 1 / lengths, 0)), 1)
-        per_response = jnp.sum(inputs.mask) / responses
+            advantages = standardize(advantages, mask)
+        lengths = jnp.maximum(_lengths(steps), 1)
+        responses = jnp.maximum(jnp.sum(jnp.where(mask, 1 / lengths, 0)), 1)
         divisor: Any = lengths if over == "sequence" else max_length
-        return advantages * per_response / divisor, value_targets
+        return advantages * (jnp.sum(mask) / responses) / divisor, value_targets
 
-    return weighted
+    if takes_inputs(estimator):
+        estimate = as_estimator(estimator)
+        return lambda inputs: weighted(estimate(inputs), inputs.steps())
+
+    @functools.wraps(estimator)  # it is called as the estimator is
+    def with_keywords(**given: Any) -> tuple[jax.Array, jax.Array]:
+        return weighted(estimator(**given), given)
+
+    return with_keywords
 
 
-def lengths_of(inputs: EstimatorInputs) -> jax.Array:
+def _lengths(steps: Steps) -> jax.Array:
     """Returns the number of trainable tokens `[T, N]` of the response that each token belongs to."""
-    return segment_lengths(terminated=inputs.terminated, truncated=inputs.truncated, mask=inputs.mask)
+    flags = steps["terminated"], steps["truncated"]
+    return segment_lengths(terminated=flags[0], truncated=flags[1], mask=steps.get("mask"))
 
 
 def critic_warm_up(fraction: float) -> dict[str, Callable]:

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from gaejax.estimators import without_baseline
+from gaejax.advantages import without_baseline
 from gaejax.language.rewards.spans import check_fresh_rows, spans
 from gaejax.rollout import Trajectory
 from gaejax.transforms import Transform
