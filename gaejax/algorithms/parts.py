@@ -223,7 +223,7 @@ def gradient_step(
         grad=gradients,
         value_fn=lambda params: loss(params, batch, carry)[0],
     )
-    moved = select(jnp.any(batch.mask), (optax.apply_updates(params, updates), optimizer_state), training)
+    moved = select(jnp.sum(batch.mask) > 0, (optax.apply_updates(params, updates), optimizer_state), training)
     return moved, diagnostics | {"gradient_norm": optax.tree.norm(gradients)}
 
 
