@@ -217,7 +217,8 @@ def without_baseline(**steps: Unpack[Steps]) -> tuple[Any, Any]:
     Args:
       **steps: See `gae`.
     """
-    zeros = jnp.zeros_like(steps["values"])
+    values: Any = steps["values"]
+    zeros = jnp.zeros_like(values)
     returns, _ = monte_carlo(**{**steps, "values": zeros, "next_values": zeros})
     return returns, returns
 

@@ -13,7 +13,7 @@ measures each of them:
 """
 
 from collections.abc import Sequence
-from typing import Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,8 @@ def time_baseline(*, episode_steps: jax.Array, **steps: Unpack[Steps]) -> tuple[
       **steps: as in `gaejax.gae`.
     """
     returns, _ = without_baseline(**steps)
-    mask = steps.get("mask")
-    mask = jnp.ones(returns.shape, bool) if mask is None else jnp.asarray(mask)
+    given: Any = steps.get("mask")
+    mask = jnp.ones(returns.shape, bool) if given is None else jnp.asarray(given)
     count = 2 * returns.size  # larger step numbers are counted together
     number = jnp.minimum(episode_steps, count - 1).ravel()
     sums, counts = (

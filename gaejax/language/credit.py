@@ -77,7 +77,7 @@ def aggregated(
     if over not in ("sequence", "constant") or (over == "constant") != (max_length is not None):
         raise ValueError(f"over must be 'sequence', or 'constant' with a max_length, got {over!r} with {max_length}")
 
-    def weighted(estimates: tuple[jax.Array, jax.Array], steps: Steps) -> tuple[jax.Array, jax.Array]:
+    def weighted(estimates: tuple[jax.Array, jax.Array], steps: Any) -> tuple[jax.Array, jax.Array]:
         (advantages, value_targets), mask = estimates, steps["mask"]
         if normalize:
             advantages = standardize(advantages, mask)
@@ -86,7 +86,7 @@ def aggregated(
         divisor: Any = lengths if over == "sequence" else max_length
         return advantages * (jnp.sum(mask) / responses) / divisor, value_targets
 
-    if takes_inputs(estimator):
+    if isinstance(estimator, str) or takes_inputs(estimator):
         estimate = as_estimator(estimator)
         return lambda inputs: weighted(estimate(inputs), inputs.steps())
 
@@ -97,7 +97,7 @@ def aggregated(
     return with_keywords
 
 
-def _lengths(steps: Steps) -> jax.Array:
+def _lengths(steps: Any) -> jax.Array:
     """Returns the number of trainable tokens `[T, N]` of the response that each token belongs to."""
     flags = steps["terminated"], steps["truncated"]
     return segment_lengths(terminated=flags[0], truncated=flags[1], mask=steps.get("mask"))
