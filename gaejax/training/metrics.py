@@ -1,0 +1,143 @@
+"""Metrics: the infos of training steps as lines of `metrics.csv`, and what is read from them."""
+
+import csv
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gaejax.algorithms import HEALTHY, TrainingInfo
+
+EPISODE_MEANS = ("episode_return", "episode_length")
+
+
+def flat(info: TrainingInfo) -> dict[str, Any]:
+    """Returns the entries of an info by name, extras included, without those that the algorithm does not have."""
+    entries = info._asdict()
+    extra = entries.pop("extra")
+    return {name: value for name, value in (entries | extra).items() if value is not None}
+
+
+class Counters:
+    """What a run has taken so far.
+
+    Attributes:
+      updates: Training steps, those before a resumption included.
+      env_steps: Environment steps of each seed `[S]`, those before a resumption included.
+      new_env_steps: Environment steps of all seeds since the start or the resumption.
+      episode_return: The mean over the episodes that ended in the last call in which one did; NaN before.
+    """
+
+    def __init__(self, updates: int, env_steps: np.ndarray):
+        self.updates, self.env_steps = updates, env_steps
+        self.new_env_steps, self.episode_return = 0, float("nan")
+
+    def add(self, infos: dict[str, np.ndarray]) -> None:
+        """Counts the infos `[updates, S]` of one call."""
+        self.updates += len(infos["env_steps"])
+        self.env_steps = self.env_steps + infos["env_steps"].sum(axis=0)
+        self.new_env_steps += int(infos["env_steps"].sum())
+        mean = float(_mean_over_episodes(infos["episode_return"].ravel(), infos["episodes"].ravel()))
+        self.episode_return = self.episode_return if not infos["episodes"].any() else mean
+
+
+class Aggregate:
+    """The infos since the last line of `metrics.csv`, and their means.
+
+    Args:
+      by_episode: Names of the entries that are means over the episodes that ended in a training step, and are weighted
+        by these. Every other entry but the counts is averaged over training steps.
+    """
+
+    def __init__(self, by_episode: Collection[str]):
+        self.by_episode, self.pending = frozenset(by_episode), []
+
+    def add(self, infos: dict[str, np.ndarray]) -> None:
+        """Takes in the infos `[updates, S]` of one call."""
+        self.pending.append(infos)
+
+    def take(self) -> dict[str, np.ndarray]:
+        """Returns the mean of each entry `[S]` (of `episodes` the sum) and starts anew; `{}` if nothing was added.
+
+        A mean over episodes is NaN for a seed in which none ended.
+        """
+        if not self.pending:
+            return {}
+        infos = {name: np.concatenate([part[name] for part in self.pending]) for name in self.pending[0]}
+        self.pending = []
+        columns = {}
+        for name, values in infos.items():
+            if name == "episodes":
+                columns[name] = values.sum(axis=0)
+            elif name in self.by_episode:
+                columns[name] = _mean_over_episodes(values, infos["episodes"])
+            elif name != "env_steps":
+                columns[name] = values.mean(axis=0)
+        return columns
+
+
+def _mean_over_episodes(means: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+    """The mean over episodes from means `[updates, ...]` over `episodes` episodes each; NaN if there was none."""
+    sums = np.where(episodes > 0, means * episodes, 0.0).sum(axis=0)
+    total = np.asarray(episodes.sum(axis=0))
+    return np.divide(sums, total, where=total > 0, out=np.full(np.shape(sums), np.nan))
+
+
+def read_metrics(path: Path | str) -> list[dict[str, float]]:
+    """Returns the lines of a `metrics.csv`, in order: numbers by column."""
+    with Path(path).open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def env_steps_at(path: Path, update: int, num_seeds: int) -> np.ndarray:
+    """Returns the environment steps of each seed `[S]`, from the last lines of a `metrics.csv` up to an update.
+
+    Raises:
+      ValueError: if the file is not there, or has no such lines.
+    """
+    rows = [row for row in read_metrics(path) if row["update"] <= update] if path.is_file() else []
+    last = [int(row["env_steps"]) for row in rows[-num_seeds:]]
+    if len(last) != num_seeds:
+        raise ValueError(f"{path} has no lines up to update {update}, where the checkpoint is: the run cannot go on")
+    return np.array(last, np.int64)
+
+
+NEARLY_CONSTANT = 0.05
+"""The spread of the value targets, relative to their size, below which a critic is not judged by it."""
+RELATIVE_TO_SPREAD = ("explained_variance", "limit_bias")
+"""Diagnostics that are measured in units of that spread."""
+
+
+def explain_report(rows: list[dict[str, float]]) -> list[dict[str, Any]]:
+    """Returns the diagnostics of a run with `explain`: means over the last fifth of its updates, and verdicts.
+
+    Where the value targets are nearly constant (`target_spread`, their standard deviation relative to their root mean
+    square, is below `NEARLY_CONSTANT`), as in a solved CartPole, there is nothing for a critic to explain: what is
+    measured in units of that spread is not judged.
+
+    Args:
+      rows: The lines of `metrics.csv`.
+
+    Returns:
+      For each diagnostic that the run has: its `name`, `value`, `healthy` range, and `verdict`.
+    """
+    last = max((row["update"] for row in rows), default=0)
+    late = [row for row in rows if row["update"] > 0.8 * last]
+    spread = _finite_mean(late, "target_spread")
+    report = []
+    for name, healthy in HEALTHY.items():
+        value = _finite_mean(late, name)
+        if np.isnan(value):
+            continue
+        verdict = healthy.below if value < healthy.least else healthy.above if value > healthy.most else "healthy"
+        if verdict != "healthy" and name in RELATIVE_TO_SPREAD and spread < NEARLY_CONSTANT:
+            verdict = f"not judged: the value targets are nearly constant (their spread is {spread:.2g} of their size)"
+        report.append({"name": name, "value": value, "healthy": [healthy.least, healthy.most], "verdict": verdict})
+    return report
+
+
+def _finite_mean(rows: list[dict[str, float]], name: str) -> float:
+    """The mean of a column where it is a number, NaN if it nowhere is."""
+    values = np.array([row[name] for row in rows if name in row and not np.isnan(row[name])])
+    return float(values.mean()) if values.size else float("nan")
