@@ -9,6 +9,7 @@ import gaejax
 from gaejax.training import PRESETS
 
 learning = load_script("benchmarks/learning")
+lag_and_phases = load_script("benchmarks/actor_lag_and_phases")
 
 
 def short_pendulum(time_limit):
@@ -46,3 +47,20 @@ def test_the_optimum_of_the_frozen_lake():
 @pytest.mark.parametrize("run", learning.RUNS, ids=lambda run: f"{run.algorithm} {run.environment} {run.changes}")
 def test_presets_reach_their_bars(run):
     assert run.least <= learning.learn(run)["episode_return"]["mean"] <= run.most
+
+
+@pytest.mark.slow
+def test_ppg_solves_the_cart_pole():
+    returns, _ = lag_and_phases.measure("ppg", "CartPole-v1", range(2026, 2031), {})
+    assert returns.mean() >= 475
+
+
+@pytest.mark.slow
+def test_lagged_actors_solve_the_cart_pole_with_v_trace_and_not_without():
+    lag = {"actor_lag": 8}
+    corrected, plain = (
+        lag_and_phases.measure("impala", "CartPole-v1", range(2026, 2031), lag, estimator=name)[0].mean()
+        for name in ("vtrace", "gae")
+    )
+    assert corrected >= 450
+    assert plain <= corrected - 50

@@ -159,6 +159,38 @@ PRESETS: dict[tuple[str, str], Experiment] = {
             )
             for game in ("Breakout", "SpaceInvaders")
         ),
+        _preset(  # four passes in the policy phase: with the paper's one, a million steps are too few
+            "Breakout-MinAtar",
+            1_000_000,
+            algorithm="ppg",
+            policy={"activation": "relu", "shared": True},
+            num_envs=64,
+            num_steps=64,
+            num_epochs=4,
+            num_minibatches=8,
+            num_policy_updates=8,
+            learning_rate=5e-3,
+        ),
+        _preset(
+            "CartPole-v1",
+            150_000,
+            algorithm="ppg",
+            policy={"shared": True},
+            num_envs=16,
+            num_steps=64,
+            num_epochs=4,
+            num_policy_updates=8,
+            learning_rate=3e-3,
+            entropy_coefficient=0.005,
+        ),
+        _preset(  # V-trace reached less with standardized advantages
+            "CartPole-v1",
+            200_000,
+            algorithm="impala",
+            actor_lag=8,
+            learning_rate=1.6e-2,
+            advantage_normalization="none",
+        ),
     )
 }
 
