@@ -39,15 +39,24 @@ COMPILED_CHEAPLY = {
 
 # `pytest -m fast`: whole modules, or the tests of a module whose names begin so.
 FAST = {
-    "test_gae": ("test_",),
+    "test_gae": (
+        "test_recurrence_by_hand",
+        "test_gae_by_hand",
+        "test_interior",
+        "test_equals_the_float64",
+        "test_without_a_mask",
+        "test_a_trajectory_cut",
+        "test_lambda_zero",
+        "test_where_both",
+        "test_bad_input",
+    ),
     "test_estimators": ("test_",),
     "test_interop": ("test_",),
-    "test_rollout": ("test_",),
+    "test_rollout": ("test_rows", "test_the_value", "test_stored"),
     "test_statistics": ("test_",),
-    "test_minibatches": ("test_",),
+    "test_minibatches": ("test_an_epoch", "test_refuses", "test_rows_that"),
     "test_recurrence": (
         "test_a_program",
-        "test_all_methods_agree_on_any_layout[shape0",
         "test_an_unknown_method",
         "test_batches_of_batches",
         "test_only_the_method",
@@ -56,9 +65,15 @@ FAST = {
     "test_conformance": ("test_ours_refuses_bad_input", "test_the_reference_imports"),
     "test_algorithms": ("test_what_does_not_fit",),
     "test_check_environment": ("test_",),
-    "test_parts": ("test_an_estimator_may", "test_arguments_are", "test_a_typing_error", "test_only_floats"),
+    "test_parts": (
+        "test_an_estimator_may",
+        "test_an_objective_may",
+        "test_arguments_are",
+        "test_a_typing_error",
+        "test_only_floats",
+    ),
     "test_spaces": ("test_",),
-    "test_ppo": ("test_bad_configs", "test_losses_by_hand", "test_the_state_is_strongly_typed"),
+    "test_ppo": ("test_bad_configs", "test_losses_by_hand"),
 }
 
 # Also `-m slow`: what repeats a law that the default tests show, with another body, head, size or method.
