@@ -307,7 +307,7 @@ def test_a_lagged_actor_is_the_learner_of_an_earlier_update():
         learners.append(state.params)
         jax.tree.map(np.testing.assert_array_equal, state.algorithm, learners[update - update % 3])
         state, info = step(state)
-        assert (info.first_log_ratio == 0) == (update % 3 == 0)
+        assert (info.first_log_ratio < 1e-6) == (update % 3 == 0)  # up to rounding
 
 
 def test_without_lag_it_is_a2c_with_vtrace():
