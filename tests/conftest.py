@@ -11,30 +11,15 @@ import pytest
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
-# Tests run programs as users run them, but for these modules: what they show depends on neither digits, bits nor
-# learning, so the same HLO may be compiled without LLVM's expensive passes, which takes a third less time.
-COMPILED_CHEAPLY = {
-    "test_algorithms",
-    "test_conformance",
-    "test_distributions",
-    "test_docs",
-    "test_environments",
-    "test_estimators",
-    "test_interop",
-    "test_language_decoder",
-    "test_language_experiment",
-    "test_language_generate",
-    "test_language_lora",
-    "test_language_sentiment",
-    "test_language_supervised",
-    "test_language_training",
-    "test_minibatches",
-    "test_notebooks",
-    "test_parts",
-    "test_policies",
-    "test_reinforce",
-    "test_rollout",
-    "test_statistics",
+# What most tests show depends on neither digits nor bits, so the same HLO may be compiled without LLVM's expensive
+# passes, which takes a third less time. These are compiled as users compile them.
+FULLY_COMPILED = {
+    "test_checkpoints",
+    "test_gae",
+    "test_learning",
+    "test_observers",
+    "test_recurrence",
+    "test_training",
 }
 
 # `pytest -m fast`: whole modules, or the tests of a module whose names begin so.
@@ -112,7 +97,7 @@ SLOW = {
 
 @pytest.fixture(autouse=True, scope="module")
 def optimizations(request):
-    jax.config.update("jax_disable_most_optimizations", request.module.__name__ in COMPILED_CHEAPLY)
+    jax.config.update("jax_disable_most_optimizations", request.module.__name__ not in FULLY_COMPILED)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -254,7 +254,7 @@ def test_aggregation_weighs_tokens_so_that_each_response_counts_alike():
     ones = lambda **steps: (jnp.ones((4, 2)), jnp.zeros((4, 2)))  # noqa: E731
     weights = aggregated(ones, "sequence")(**flags, **steps)[0]
     np.testing.assert_allclose(
-        weights * 3 / 7, [[1 / 3, 1], [1 / 3, 1 / 3], [1 / 3, 1 / 3], [weights[3, 0] * 3 / 7, 1 / 3]]
+        weights * 3 / 7, [[1 / 3, 1], [1 / 3, 1 / 3], [1 / 3, 1 / 3], [weights[3, 0] * 3 / 7, 1 / 3]], rtol=1e-6
     )
     constant = aggregated(ones, "constant", max_length=4)(**flags, **steps)[0]
     np.testing.assert_allclose(constant, np.full((4, 2), 7 / 3 / 4), rtol=1e-6)
