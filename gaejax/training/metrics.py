@@ -13,9 +13,10 @@ EPISODE_MEANS = ("episode_return", "episode_length")
 
 
 def flat(info: TrainingInfo) -> dict[str, Any]:
-    """Returns the entries of an info by name, extras included, without those that the algorithm does not have."""
+    """Returns the entries of an info by name, extras included, without those that the algorithm does not have, and
+    without the counts of what is not finite."""
     entries = info._asdict()
-    extra = entries.pop("extra")
+    extra, _ = entries.pop("extra"), entries.pop("nonfinite")
     return {name: value for name, value in (entries | extra).items() if value is not None}
 
 
