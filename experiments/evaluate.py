@@ -7,7 +7,7 @@ example:
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
@@ -24,6 +24,8 @@ class Arguments:
     """The run's folder."""
     episodes: int = 64
     """Episodes of each seed."""
+    checkpoint: Literal["latest", "best"] = "latest"
+    """The newest checkpoint, or the best of those saved, by the training return."""
     greedy: bool = False
     """Take the most probable action instead of a sample."""
     seed: int = 0
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     if arguments.episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {arguments.episodes}")
-    experiment, algorithm, states = load_states(arguments.run)
+    experiment, algorithm, states = load_states(arguments.run, which=arguments.checkpoint)
     evaluation, _ = evaluate_seeds(
         experiment, algorithm, states, num_episodes=arguments.episodes, seed=arguments.seed, greedy=arguments.greedy
     )

@@ -46,7 +46,8 @@ from gaejax.language import (
 )
 from gaejax.language.tasks import ALPHABET, decode
 from gaejax.training import Run, load_states, run_experiment
-from gaejax.training.scripts import is_resuming, resumed, run_script
+from gaejax.training.files import write_whole
+from gaejax.training.scripts import is_resuming, resumed, run_script, was_terminated
 from gaejax.training.show_texts import show_texts
 
 SIZES = {"reverse": 5, "translation": 5, "sort": 8, "addition": 2, "question_answering": 4, "summary": 3}
@@ -256,9 +257,11 @@ def main(argv: list[str]) -> dict:
     resuming = is_resuming(argv)
     experiment, output = resumed(argv, LanguageExperiment) if resuming else parse(argv)
     summary = run_experiment(experiment, output, resume=resuming)
+    if was_terminated(summary):
+        return summary
     summary["exact"] = exact(experiment, load_states(output, LanguageExperiment)[2])
     summary["wall_seconds"] = time.perf_counter() - started
-    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(output / "summary.json", json.dumps(summary, indent=2) + "\n")
     shares = ", ".join(f"{100 * share:.1f} %" for share in summary["exact"])
     print(
         f"{experiment.name}: {shares} of held-out prompts answered exactly (greedy), after "

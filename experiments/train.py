@@ -7,6 +7,7 @@ examples:
   uv run experiments/train.py --env MemoryChain-bsuite --memory gru --explain
   uv run experiments/train.py --env my_package.my_module:make   # an environment of your own
   uv run experiments/train.py --resume runs/CartPole-v1-...     # continue a run
+  uv run experiments/train.py --output runs/one --resume-if-there   # start it, or continue it: for schedulers
 """
 
 import argparse
@@ -70,7 +71,12 @@ class Arguments(Generic[Config]):
     output: Path | None = None
     """Folder of the results; default: runs/<env>-<time>, with the algorithm's name in front if it is not ppo."""
     resume: Path | None = None
-    """Folder of a run to continue with its own configuration; only --total-steps may be given beside it."""
+    """Folder of a run to continue with its own configuration; only --total-steps, --checkpoint-every and --tensorboard
+    may be given beside it."""
+    resume_if_there: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Continue the run in --output if it is there, and start it otherwise: a command that can be repeated."""
+    checkpoint_every: float = 60.0
+    """Seconds between checkpoints; the first is written at once."""
     time_limit: Literal["truncate", "terminate"] = "truncate"
     """Whether the environment's time limit cuts an episode, whose last state keeps its value, or ends it, at value 0.
     """
@@ -172,45 +178,60 @@ def default_output(algorithm: str, env: str) -> Path:
     return Path("runs") / f"{prefix}{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def host_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Returns the flags beside --resume that are not of the run, and the rest of the command line."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--tensorboard", action="store_true")
+    parser.add_argument("--checkpoint-every", "--checkpoint_every", type=float, default=Arguments.checkpoint_every)
+    return parser.parse_known_args(argv)
+
+
+def described(arguments: Arguments) -> Experiment:
+    """Returns the run that a command line describes."""
+    return Experiment(
+        environment=arguments.env,
+        config=arguments.config,
+        total_steps=arguments.total_steps,
+        num_seeds=arguments.num_seeds,
+        seed=arguments.seed,
+        eval_episodes=arguments.eval_episodes,
+        environment_arguments=environment_arguments(arguments),
+        policy=dataclasses.asdict(arguments.policy),
+        algorithm=arguments.algorithm,
+        options=algorithm_options(arguments),
+        warm_start=arguments.warm_start and str(arguments.warm_start),
+    )
+
+
 def main(argv: list[str]) -> dict[str, Any]:
     if "--list-envs" in argv or "--list_envs" in argv:
         print("\n".join(environment_names()))
         return {}
-    with_tensorboard = "--tensorboard" in argv
-    resuming = is_resuming(argv)
-    if resuming:
-        experiment, output = resumed([argument for argument in argv if argument != "--tensorboard"], Experiment)
+    resume = is_resuming(argv)
+    if resume:
+        host, rest = host_arguments(argv)
+        experiment, output = resumed(rest, Experiment)
     else:
-        arguments = parse(argv)
-        experiment = Experiment(
-            environment=arguments.env,
-            config=arguments.config,
-            total_steps=arguments.total_steps,
-            num_seeds=arguments.num_seeds,
-            seed=arguments.seed,
-            eval_episodes=arguments.eval_episodes,
-            environment_arguments=environment_arguments(arguments),
-            policy=dataclasses.asdict(arguments.policy),
-            algorithm=arguments.algorithm,
-            options=algorithm_options(arguments),
-            warm_start=arguments.warm_start and str(arguments.warm_start),
-        )
+        host = arguments = parse(argv)
+        experiment = described(arguments)
         output = arguments.output or default_output(arguments.algorithm, arguments.env)
+        resume = "if_there" if arguments.resume_if_there else False
+        if resume and arguments.output is None:
+            raise ValueError("resume_if_there needs the folder of the run: add --output RUN")
 
-    observers = [TensorBoard()] if with_tensorboard else []
-    summary = run_experiment(experiment, output, resume=resuming, observers=observers)
+    observers = [TensorBoard()] if host.tensorboard else []
+    summary = run_experiment(
+        experiment, output, resume=resume, observers=observers, checkpoint_every=host.checkpoint_every
+    )
     print_summary(summary, output)
     return summary
 
 
 def print_summary(summary: dict[str, Any], output: Path) -> None:
     """Prints what a run came to."""
-    result, speed = summary["episode_return"], summary["steps_per_second"]
-    seeds = len(result["per_seed"])
-    spread = f" ± {result['std']:.2g} over {seeds} seeds" if seeds > 1 else " with one seed"
+    speed = summary["steps_per_second"]
     print(
-        f"{summary['environment']}: return {result['mean']:.4g}{spread} "
-        f"after {summary['total_env_steps']:,} env steps"
+        f"{summary['environment']}: {returns(summary)} after {summary['total_env_steps']:,} env steps"
         + (f" at {speed:,.0f} a second" if speed else "")
         + f" ({summary['compile_seconds']:.1f} s of compiling, {summary['wall_seconds']:.1f} s in all)"
     )
@@ -219,6 +240,17 @@ def print_summary(summary: dict[str, Any], output: Path) -> None:
     if "explain" in summary:
         print_report(summary["explain"])
     print(output)
+
+
+def returns(summary: dict[str, Any]) -> str:
+    """Returns what the final evaluation came to, in words."""
+    if "episode_return" not in summary:
+        return "not evaluated"
+    result = summary["episode_return"]
+    seeds = len(result["per_seed"])
+    return f"return {result['mean']:.4g}" + (
+        f" ± {result['std']:.2g} over {seeds} seeds" if seeds > 1 else " with one seed"
+    )
 
 
 def print_report(report: list[dict[str, Any]]) -> None:

@@ -4,15 +4,16 @@ Below this module everything is pure; here are the clocks, the signals and the f
 """
 
 import dataclasses
+import errno
 import json
-import signal
+import os
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,17 +21,18 @@ import numpy as np
 
 from gaejax.algorithms import Algorithm
 from gaejax.environments import metric_names
-from gaejax.training.checkpoints import load_checkpoint, save_checkpoint
-from gaejax.training.evaluation import Evaluation, evaluate
-from gaejax.training.metrics import (
-    EPISODE_MEANS,
-    Aggregate,
-    Counters,
-    env_steps_at,
-    explain_report,
-    flat,
-    read_metrics,
+from gaejax.training.checkpoints import (
+    Saver,
+    load_checkpoint,
+    load_newest,
+    load_notes,
+    set_aside_after,
+    whole_checkpoints,
 )
+from gaejax.training.evaluation import Evaluation, evaluate
+from gaejax.training.files import check_output, is_ours, locked, write_whole
+from gaejax.training.interruptions import Interrupted, Interruptions, interruptible
+from gaejax.training.metrics import EPISODE_MEANS, Aggregate, Counters, explain_report, flat, read_metrics
 from gaejax.training.observers import (
     Checkpoint,
     CsvWriter,
@@ -49,7 +51,10 @@ from gaejax.training.train import num_updates
 
 NUM_ROWS = 100
 SECONDS_PER_CALL = 0.5
-SECONDS_PER_CHECKPOINT = 60
+UPDATES_PER_CALL = 1024
+"""At most; the infos of a call are kept until it ends."""
+CHECKPOINTS = {"latest": "checkpoint", "best": "best"}
+"""The folders of the checkpoints in that of a run."""
 
 AnyRun = TypeVar("AnyRun", bound=Run)
 Call = Callable[[Any, int], tuple[Any, Any]]  # (states, size) -> (states, infos)
@@ -75,7 +80,11 @@ def initial_states(experiment: Run, algorithm: Algorithm) -> Any:
 
 
 def load_states(
-    run: Path | str, kind: type[AnyRun] = Experiment, *, experiment: Run | None = None
+    run: Path | str,
+    kind: type[AnyRun] = Experiment,
+    *,
+    experiment: Run | None = None,
+    which: Literal["latest", "best"] = "latest",
 ) -> tuple[AnyRun, Algorithm, Any]:
     """Loads a run from its folder.
 
@@ -83,6 +92,8 @@ def load_states(
       run: The folder.
       kind: The class of the run.
       experiment: The experiment that was run, if its folder cannot hold its environment (an `Environment` value).
+      which: The newest checkpoint, or the best of those saved, by the `episode_return` of the last row before it, as a
+        mean over seeds.
 
     Returns:
       The experiment, its algorithm, and the states of all seeds, stacked.
@@ -90,118 +101,205 @@ def load_states(
     Raises:
       ValueError: if the folder holds no such run, or its environment is missing.
     """
+    if which not in CHECKPOINTS:
+        raise ValueError(f"which must be latest or best, got {which!r}")
     loaded = dataclasses.replace(kind.load(Path(run) / "config.json", experiment), warm_start=None)
     algorithm = loaded.build()
     like = jax.eval_shape(partial(initial_states, loaded, algorithm))
-    return loaded, algorithm, load_checkpoint(Path(run) / "checkpoint", like)
+    return loaded, algorithm, load_checkpoint(Path(run) / CHECKPOINTS[which], like)
 
 
 def run_experiment(
-    experiment: Run, output: Path | str, *, resume: bool = False, observers: Sequence[Observer] = ()
+    experiment: Run,
+    output: Path | str,
+    *,
+    resume: bool | Literal["if_there"] = False,
+    observers: Sequence[Observer] = (),
+    checkpoint_every: float = 60.0,
 ) -> dict[str, Any]:
     """Trains all seeds, vmapped, and leaves a folder with the results.
 
-    The folder holds `config.json`, `metrics.csv` (env_steps: of each seed), `summary.json`, `curve.png` and
-    `checkpoint/`. Ctrl-C stops after the current call finishes (about half a second) and leaves the same files.
+    The folder holds `config.json`, `metrics.csv` (env_steps: of each seed), `summary.json`, `curve.png`,
+    `checkpoint/` and, once episodes have ended, `best/`.
+
+    Ctrl-C, SIGTERM and SIGHUP stop after the current call finishes (about half a second) and leave the same files;
+    compiling and evaluating are left at once. After Ctrl-C in training, what has been learned is still evaluated. A
+    second Ctrl-C kills.
 
     Args:
       experiment: What to run.
-      output: The folder; it must not hold another run.
+      output: The folder; it must not hold another run. One that holds this run before its first checkpoint is started
+        anew.
       resume: Whether to continue the run in `output` from its checkpoint, up to `experiment.total_steps`. The result
-        is, bit for bit, that of a run without the pause. A run that is already finished is left as it is.
+        is, bit for bit, that of a run without the pause. A run that is already finished is left as it is. With
+        `"if_there"` a run that is not there is started.
       observers: Told of what happens, after the default ones (progress bar, `metrics.csv`, `curve.png`); see
         `gaejax.training.Observer`.
+      checkpoint_every: Seconds between checkpoints. The first is written after the first call.
 
     Returns:
-      What `summary.json` holds. `total_env_steps` and `steps_per_second` are of all seeds together.
+      What `summary.json` holds. `total_env_steps` and `steps_per_second` are of all seeds together; `interrupted_by` is
+      the name of the signal that ended the run, or None.
 
     Raises:
       ValueError: for what cannot be run, before anything is compiled or written.
     """
     started = time.perf_counter()
-    output = Path(output)
+    output = check_output(output)
     experiment.validate()
+    if not checkpoint_every >= 0:
+        raise ValueError(f"checkpoint_every must be a number of seconds, got {checkpoint_every!r}")
     total = num_updates(experiment.config, experiment.total_steps)
     audience = Observers([CsvWriter(), ProgressBar(), LearningCurve()], observers)
+    if resume == "if_there":
+        resume = not _can_be_started(experiment, output)
     if resume:
         finished = _check_resumed(experiment, output, total)
         if finished is not None:
             print(f"nothing to do: the run in {output} has taken its {experiment.total_steps:,} steps")
             return finished
-    elif output.is_file() or (output.exists() and any(output.iterdir())):
+    elif not _can_be_started(experiment, output):
         raise ValueError(f"output folder {output} holds another run: choose another one, or --resume {output}")
 
-    job = _prepare(experiment, output, total, resume, audience)
-    experiment.save(output / "config.json")
     try:
-        summary = _run(job, started)
-        (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    except BaseException:
-        audience.tell("on_end", None)
-        raise
-    audience.tell("on_end", MappingProxyType(summary))
+        built = _build(experiment, total)
+        states = None if resume and _has_started(output) else initial_states(experiment, built.algorithm)
+        with locked(output):
+            job = _begin(experiment, output, audience, built, states, total, checkpoint_every)
+            summary = _finish(job, started)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_what_is_kept(output)) from None
+    if summary["interrupted_by"] and not summary["finished"]:
+        how = f"interrupted by {summary['interrupted_by']} after {summary['updates']:,} of {total:,} updates"
+        print(f"{how}: --resume {output} continues the run", file=sys.stderr)
     return summary
 
 
+def _can_be_started(experiment: Run, output: Path) -> bool:
+    """Whether a folder holds nothing, or this very run before its first checkpoint."""
+    if not output.exists() or all(is_ours(path) for path in output.iterdir()):
+        return True
+    if _has_started(output):
+        return False
+    try:
+        return type(experiment).load(output / "config.json", experiment) == _as_loaded(experiment)
+    except (ValueError, TypeError, KeyError):  # no run
+        return False
+
+
+def _has_started(output: Path) -> bool:
+    """Whether the run in a folder has left something to go on from, or results."""
+    return bool(whole_checkpoints(output / CHECKPOINTS["latest"])) or bool(_summary(output).get("finished"))
+
+
+def _as_loaded(experiment: Run) -> Run:
+    """The run as it is read from a file, where a tuple is a list."""
+    return type(experiment).from_fields(json.loads(experiment.as_text()), experiment)
+
+
+def _summary(output: Path) -> dict[str, Any]:
+    path = output / "summary.json"
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _check_resumed(experiment: Run, output: Path, total: int) -> dict[str, Any] | None:
+    """Checks that `experiment` is the run in `output`, and returns the summary if that is finished."""
+    earlier, now = type(experiment).load(output / "config.json", experiment), _as_loaded(experiment)
+    if dataclasses.replace(earlier, total_steps=now.total_steps, warm_start=now.warm_start) != now:
+        raise ValueError(f"the run in {output} has another configuration: only its total_steps can be changed")
+    summary = _summary(output)
+    return summary if summary.get("finished") and summary["updates"] == total else None
+
+
+class _Built(NamedTuple):
+    """A run as a program: what `_build` returns."""
+
+    algorithm: Algorithm
+    like: Any
+    lowered: Any
+    updates_per_row: int
+    capacity: int
+
+
+def _build(experiment: Run, total: int) -> _Built:
+    """Builds a run and traces it, which refuses what does not fit together before anything is compiled or written."""
+    algorithm = experiment.build()
+    updates_per_row = -(-total // NUM_ROWS)
+    capacity = min(updates_per_row, UPDATES_PER_CALL)
+    like = jax.eval_shape(partial(initial_states, dataclasses.replace(experiment, warm_start=None), algorithm))
+    return _Built(algorithm, like, _lower_training(algorithm, like, capacity), updates_per_row, capacity)
+
+
 class _Job(NamedTuple):
-    """A run that can be run: what `_prepare` returns."""
+    """A run that can be run: what `_begin` returns."""
 
     experiment: Run
     output: Path
     audience: Observers
-    algorithm: Algorithm
-    lowered: Any
+    built: _Built
     states: Any
     counters: Counters
+    aggregate: Aggregate
+    checkpoints: "_Checkpoints"
     total: int
-    updates_per_row: int
 
 
-def _prepare(experiment: Run, output: Path, total: int, resume: bool, audience: Observers) -> _Job:
-    """Builds a run and makes its folder, or loads what is in it."""
-    algorithm = experiment.build()
-    updates_per_row = -(-total // NUM_ROWS)
-    # Tracing refuses what does not fit together, before anything is compiled or written.
-    like = jax.eval_shape(partial(initial_states, dataclasses.replace(experiment, warm_start=None), algorithm))
-    lowered = _lower_training(algorithm, like, updates_per_row)
-    if resume:
-        states = load_checkpoint(output / "checkpoint", like)
-        updates = int(states.updates[0])
+def _begin(
+    experiment: Run, output: Path, audience: Observers, built: _Built, states: Any, total: int, checkpoint_every: float
+) -> _Job:
+    """Writes `config.json`, and loads what is in the folder unless there are `states` to start from."""
+    means = (*EPISODE_MEANS, *metric_names(built.algorithm.environment))
+    counters, aggregate = Counters(0, np.zeros(experiment.num_seeds, np.int64)), Aggregate(means)
+    is_resumed = states is None
+    if is_resumed:
+        states, checkpoint = load_newest(output / CHECKPOINTS["latest"], built.like)
+        updates, notes = int(states.updates[0]), load_notes(checkpoint)
         if updates > total:
             raise ValueError(f"total_steps must not be less than what the run in {output} has taken")
-        counters = Counters(updates, env_steps_at(output / "metrics.csv", updates, experiment.num_seeds))
-    else:
-        states = initial_states(experiment, algorithm)
-        counters = Counters(0, np.zeros(experiment.num_seeds, np.int64))
-        output.mkdir(parents=True, exist_ok=True)
-    return _Job(experiment, output, audience, algorithm, lowered, states, counters, total, updates_per_row)
+        set_aside_after(checkpoint)
+        counters = Counters(updates, np.array(notes["env_steps"], np.int64), notes["logged"], notes["row_return"])
+        aggregate = Aggregate(means, notes["pending"])
+    elif _has_started(output):
+        raise ValueError(f"another process has started a run in {output} in the meantime: choose another folder")
+    write_whole(output / "config.json", experiment.as_text())
+    checkpoints = _Checkpoints(output, audience, checkpoint_every, counters.updates if is_resumed else None)
+    return _Job(experiment, output, audience, built, states, counters, aggregate, checkpoints, total)
+
+
+def _finish(job: _Job, started: float) -> dict[str, Any]:
+    """Runs a job, and writes and returns the summary."""
+    try:
+        summary = _run(job, started)
+        write_whole(job.output / "summary.json", json.dumps(summary, indent=2) + "\n")
+    except BaseException:
+        job.audience.tell("on_end", None)
+        raise
+    job.audience.tell("on_end", MappingProxyType(summary))
+    return summary
 
 
 def _run(job: _Job, started: float) -> dict[str, Any]:
     """Compiles, trains and evaluates; returns the summary."""
     experiment, counters = job.experiment, job.counters
-    start = Start(experiment, job.output, job.total, counters.updates, read_only(counters.env_steps))
-    with _interruptible() as interrupted:
+    env_steps = read_only(counters.env_steps)
+    start = Start(experiment, job.output, job.total, counters.updates, env_steps, counters.logged)
+    with interruptible() as interruptions:
         job.audience.tell("on_start", start)
-        compiling = time.perf_counter()
-        compiled = job.lowered.compile()
-        compile_seconds = time.perf_counter() - compiling
-        states, train_seconds = _train(job, lambda states, size: compiled(states, jnp.int32(size)), interrupted)
-        evaluated = {}
-        if experiment.is_evaluated:
-            evaluation, seconds = evaluate_seeds(experiment, job.algorithm, states)
-            compile_seconds += seconds
-            evaluated = _evaluated(evaluation)
+        call, compile_seconds = _compile(job, interruptions)
+        states, train_seconds = _train(job, call, interruptions)
+        is_saved = job.checkpoints.updates == counters.updates
+        evaluated, seconds = _evaluate(job, states, interruptions)
     summary = {
         "environment": experiment.name,
         **evaluated,
         "total_env_steps": int(counters.env_steps.sum()),
         "env_steps_per_seed": counters.env_steps.tolist(),
         "updates": counters.updates,
-        "finished": counters.updates >= job.total,
+        "finished": counters.updates >= job.total and is_saved and bool(evaluated or not experiment.is_evaluated),
+        "interrupted_by": interruptions.name,
         "steps_per_second": float(counters.new_env_steps / train_seconds) if train_seconds else None,
         "train_seconds": train_seconds,
-        "compile_seconds": compile_seconds,
+        "compile_seconds": compile_seconds + seconds,
         "wall_seconds": time.perf_counter() - started,
         "versions": versions(),
     }
@@ -211,26 +309,25 @@ def _run(job: _Job, started: float) -> dict[str, Any]:
     return summary
 
 
-def _check_resumed(experiment: Run, output: Path, total: int) -> dict[str, Any] | None:
-    """Checks that `experiment` is the run in `output`, and returns the summary if that is finished."""
-    earlier = type(experiment).load(output / "config.json", experiment)
-    now = type(experiment).from_fields(json.loads(experiment.as_text()), experiment)  # a tuple is a list in a file
-    if dataclasses.replace(earlier, total_steps=now.total_steps, warm_start=now.warm_start) != now:
-        raise ValueError(f"the run in {output} has another configuration: only its total_steps can be changed")
-    path = output / "summary.json"
-    summary = json.loads(path.read_text()) if path.is_file() else {}
-    return summary if summary.get("finished") and summary["updates"] == total else None
+def _compile(job: _Job, interruptions: Interruptions) -> tuple[Call | None, float]:
+    """Returns the compiled call, or None if there is nothing to train or a signal came, and the seconds it took."""
+    started = time.perf_counter()
+    if job.counters.updates >= job.total:
+        return None, 0.0
+    try:
+        compiled = interruptions.attend(job.built.lowered.compile)
+    except Interrupted:
+        return None, time.perf_counter() - started
+    return lambda states, size: compiled(states, jnp.int32(size)), time.perf_counter() - started
 
 
-def _train(job: _Job, call: Call, interrupted: Callable[[], bool]) -> tuple[Any, float]:
+def _train(job: _Job, call: Call | None, interruptions: Interruptions) -> tuple[Any, float]:
     """Trains to the end or to an interruption. Returns the states and the seconds spent in `call`."""
-    states, counters, total = job.states, job.counters, job.total
-    aggregate = Aggregate((*EPISODE_MEANS, *metric_names(job.algorithm.environment)))
+    states, counters = job.states, job.counters
     train_seconds, updates_per_call = 0.0, 1
-    saved_update, saved_at = counters.updates, time.perf_counter()
-    while counters.updates < total and not interrupted():
-        row_end = min(counters.updates - counters.updates % job.updates_per_row + job.updates_per_row, total)
-        size = min(updates_per_call, row_end - counters.updates)
+    while call is not None and counters.updates < job.total and not interruptions.count:
+        row_end = min((counters.updates // job.built.updates_per_row + 1) * job.built.updates_per_row, job.total)
+        size = min(updates_per_call, row_end - counters.updates, job.built.capacity)
         calling = time.perf_counter()
         states, infos = jax.block_until_ready(call(states, size))
         seconds = time.perf_counter() - calling
@@ -238,34 +335,121 @@ def _train(job: _Job, call: Call, interrupted: Callable[[], bool]) -> tuple[Any,
         updates_per_call = max(1, int(SECONDS_PER_CALL * size / seconds))
         infos = {name: np.asarray(leaf)[:size] for name, leaf in flat(infos).items()}
         counters.add(infos)
-        aggregate.add(infos)
+        job.aggregate.add(infos)
         if counters.updates == row_end:
-            _log(job, aggregate)
+            _log(job)
         speed = counters.new_env_steps / train_seconds
         progress = Progress(counters.updates, read_only(counters.env_steps), speed, counters.episode_return)
         job.audience.tell("on_progress", progress)
-        if counters.updates == row_end and time.perf_counter() - saved_at > SECONDS_PER_CHECKPOINT:
-            _save(job, states)
-            saved_update, saved_at = counters.updates, time.perf_counter()
-    _log(job, aggregate)
-    if counters.updates != saved_update or not (job.output / "checkpoint").exists():
-        _save(job, states)
+        job.checkpoints.look(states, counters, job.aggregate)
+    job.checkpoints.end(states, counters, job.aggregate)
+    _log(job, is_whole=False)
     return states, train_seconds
 
 
-def _log(job: _Job, aggregate: Aggregate) -> None:
+def _log(job: _Job, *, is_whole: bool = True) -> None:
     """Tells of what came since the last row, if anything did."""
-    values = aggregate.take()
-    if values:
-        frozen = MappingProxyType({name: read_only(column) for name, column in values.items()})
-        job.audience.tell("on_row", Row(job.counters.updates, read_only(job.counters.env_steps), frozen))
+    values = job.aggregate.take()
+    if not values:
+        return
+    if is_whole:
+        job.counters.logged, job.counters.row_return = job.counters.updates, float(values["episode_return"].mean())
+    frozen = MappingProxyType({name: read_only(column) for name, column in values.items()})
+    job.audience.tell("on_row", Row(job.counters.updates, read_only(job.counters.env_steps), frozen))
 
 
-def _save(job: _Job, states: Any) -> None:
-    """Writes a checkpoint, and tells of it when it is whole."""
-    folder = job.output / "checkpoint"
-    save_checkpoint(folder, states, job.counters.updates)
-    job.audience.tell("on_checkpoint", Checkpoint(job.counters.updates, folder))
+class _Checkpoints:
+    """Decides when the states of a run are saved, and tells of it.
+
+    Attributes:
+      updates: Training steps in the newest checkpoint that is whole; None before the first.
+    """
+
+    def __init__(self, output: Path, audience: Observers, every: float, updates: int | None):
+        self.output, self.audience, self.every, self.updates = output, audience, every, updates
+        self.saver = Saver(output / CHECKPOINTS["latest"])
+        self.best_folder = output / CHECKPOINTS["best"]
+        there = whole_checkpoints(self.best_folder) if updates is not None else []
+        self.best = load_notes(there[-1])["row_return"] if there else -np.inf
+        self.begun: tuple[int, float] | None = None  # training steps and return of what is being written
+        self.last = -np.inf if updates is None else time.perf_counter()
+
+    def look(self, states: Any, counters: Counters, aggregate: Aggregate) -> None:
+        """Is called after each call: saves if it is time to, or if the policies are the best so far."""
+        if not self.saver.is_done():
+            return
+        self._settle()
+        since = time.perf_counter() - self.last
+        # A tenth: runs become better with nearly every row at first.
+        if since >= self.every or (since >= self.every / 10 and counters.row_return > self.best):
+            self._save(states, counters, aggregate)
+
+    def end(self, states: Any, counters: Counters, aggregate: Aggregate) -> None:
+        """Saves the last states, unless they are saved already, and waits until they are written."""
+        self._settle()
+        if self.updates != counters.updates:
+            self._save(states, counters, aggregate)
+            self._settle()
+
+    def _save(self, states: Any, counters: Counters, aggregate: Aggregate) -> None:
+        notes = {
+            "env_steps": counters.env_steps.tolist(),
+            "logged": counters.logged,
+            "row_return": counters.row_return,
+            "pending": aggregate.as_fields(),
+        }
+        is_best = counters.row_return > self.best
+        self.begun, self.last = (counters.updates, counters.row_return), time.perf_counter()
+        try:
+            self.saver.save(states, counters.updates, notes, self.best_folder if is_best else None)
+        except Exception as error:
+            self._warn(error)
+
+    def _settle(self) -> None:
+        """Waits for what is being written, and tells of it."""
+        if self.begun is None:
+            return
+        try:
+            self.saver.wait()
+        except Exception as error:
+            self._warn(error)
+            return
+        (self.updates, row_return), self.begun = self.begun, None
+        self.best = row_return if row_return > self.best else self.best  # NaN is not greater
+        self.audience.tell("on_checkpoint", Checkpoint(self.updates, self.saver.folder))
+
+    def _warn(self, error: Exception) -> None:
+        (updates, _), self.begun = self.begun or (None, None), None
+        what = f"the checkpoint of update {updates} could not be written to {self.saver.folder}"
+        print(f"warning: {what}, the run goes on: {_reason(error)}", file=sys.stderr)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in few words: libraries say it with all of their settings."""
+    full = os.strerror(errno.ENOSPC)
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return full if full in said else said[:200]
+
+
+def _what_is_kept(output: Path) -> str:
+    """What is left after a kill."""
+    if whole_checkpoints(output / CHECKPOINTS["latest"]):
+        return f"killed: {output} holds the run up to its last checkpoint, --resume {output} continues it"
+    return "interrupted before there was anything to keep"
+
+
+def _evaluate(job: _Job, states: Any, interruptions: Interruptions) -> tuple[dict[str, Any], float]:
+    """Returns what the summary says of the final episodes, and the seconds of compilation; nothing if a signal came."""
+    is_new = job.counters.new_env_steps > 0
+    if not job.experiment.is_evaluated or (interruptions.count and not (is_new and interruptions.name == "SIGINT")):
+        return {}, 0.0
+    answered = interruptions.count
+    play = _evaluation(job.experiment, job.built.algorithm, states, job.experiment.eval_episodes, 0, False)
+    try:
+        evaluation, seconds = interruptions.attend(play, allowed=answered)
+    except Interrupted:
+        return {}, 0.0
+    return _evaluated(evaluation), seconds
 
 
 def evaluate_seeds(
@@ -288,14 +472,25 @@ def evaluate_seeds(
     Returns:
       The results `[S, E]`, and the seconds of compilation.
     """
-    num_episodes = num_episodes or experiment.eval_episodes
+    return _evaluation(experiment, algorithm, states, num_episodes or experiment.eval_episodes, seed, greedy)()
+
+
+def _evaluation(
+    experiment: Run, algorithm: Algorithm, states: Any, num_episodes: int, seed: int, greedy: bool
+) -> Callable[[], tuple[Evaluation, float]]:
+    """Traces an evaluation; what is returned compiles it and plays."""
+    started = time.perf_counter()
     # Keys apart from those of training, which come from the same seed.
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0xE7A1), experiment.num_seeds)
-    compiling = time.perf_counter()
     play = partial(evaluate, algorithm, num_episodes=num_episodes, greedy=greedy)
-    compiled = jax.jit(jax.vmap(play)).lower(states, keys).compile()
-    compile_seconds = time.perf_counter() - compiling
-    return jax.block_until_ready(compiled(states, keys)), compile_seconds
+    lowered = jax.jit(jax.vmap(play)).lower(states, keys)
+
+    def compile_and_play() -> tuple[Evaluation, float]:
+        compiled = lowered.compile()
+        seconds = time.perf_counter() - started
+        return jax.block_until_ready(compiled(states, keys)), seconds
+
+    return compile_and_play
 
 
 def _evaluated(evaluation: Evaluation) -> dict[str, Any]:
@@ -331,23 +526,3 @@ def _lower_training(algorithm: Algorithm, states: Any, capacity: int) -> Any:
         return jax.lax.fori_loop(0, size, body, (states, infos))
 
     return jax.jit(call, donate_argnums=0).lower(states, jax.ShapeDtypeStruct((), jnp.int32))
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a flag, so that it never hits between two halves of a state; a second one kills."""
-    flag = []
-
-    def on_interrupt(signum: int, frame: Any) -> None:
-        flag.append(True)
-        signal.signal(signal.SIGINT, previous)
-
-    try:
-        previous = signal.signal(signal.SIGINT, on_interrupt)
-    except ValueError:  # not in the main thread, where signals do not arrive
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(flag)
-    finally:
-        signal.signal(signal.SIGINT, previous)

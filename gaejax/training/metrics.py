@@ -1,7 +1,7 @@
 """Metrics: the infos of training steps as lines of `metrics.csv`, and what is read from them."""
 
 import csv
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ class Counters:
       env_steps: Environment steps of each seed `[S]`, those before a resumption included.
       new_env_steps: Environment steps of all seeds since the start or the resumption.
       episode_return: The mean over the episodes that ended in the last call in which one did; NaN before.
+      logged: Training steps up to the last whole row.
+      row_return: The `episode_return` in that row, as a mean over seeds.
     """
 
-    def __init__(self, updates: int, env_steps: np.ndarray):
-        self.updates, self.env_steps = updates, env_steps
+    def __init__(self, updates: int, env_steps: np.ndarray, logged: int = 0, row_return: float = float("nan")):
+        self.updates, self.env_steps, self.logged, self.row_return = updates, env_steps, logged, row_return
         self.new_env_steps, self.episode_return = 0, float("nan")
 
     def add(self, infos: dict[str, np.ndarray]) -> None:
@@ -44,64 +46,79 @@ class Counters:
 
 
 class Aggregate:
-    """The infos since the last line of `metrics.csv`, and their means.
+    """The infos since the last line of `metrics.csv`, as sums, and their means.
+
+    The sums are made in float64 and one training step after the other, so that it does not matter how many came in one
+    call: a run that is resumed within a line writes the same one.
 
     Args:
       by_episode: Names of the entries that are means over the episodes that ended in a training step, and are weighted
         by these. Every other entry but the counts is averaged over training steps.
+      pending: What `as_fields` returned, to go on from there.
     """
 
-    def __init__(self, by_episode: Collection[str]):
-        self.by_episode, self.pending = frozenset(by_episode), []
+    def __init__(self, by_episode: Collection[str], pending: Mapping[str, Any] | None = None):
+        self.by_episode, self.count = frozenset(by_episode), 0
+        self.sums: dict[str, np.ndarray] = {}
+        self.dtypes: dict[str, np.dtype] = {}
+        if pending:
+            self.count = pending["count"]
+            self.sums = {name: np.array(sums, np.float64) for name, sums in pending["sums"].items()}
+            self.dtypes = {name: np.dtype(dtype) for name, dtype in pending["dtypes"].items()}
+
+    def as_fields(self) -> dict[str, Any]:
+        """Returns the sums as values that JSON has."""
+        return {
+            "count": self.count,
+            "sums": {name: sums.tolist() for name, sums in self.sums.items()},
+            "dtypes": {name: str(dtype) for name, dtype in self.dtypes.items()},
+        }
 
     def add(self, infos: dict[str, np.ndarray]) -> None:
         """Takes in the infos `[updates, S]` of one call."""
-        self.pending.append(infos)
+        episodes = infos["episodes"]
+        self.count += len(episodes)
+        for name, values in infos.items():
+            if name in self.by_episode:
+                values = np.where(episodes > 0, values * episodes, 0.0)
+            self.dtypes[name] = infos[name].dtype
+            before = self.sums.get(name, np.zeros(values.shape[1:]))
+            # Unlike a sum, a cumulative one has an order.
+            self.sums[name] = np.concatenate([before[None], values]).cumsum(axis=0)[-1]
 
     def take(self) -> dict[str, np.ndarray]:
         """Returns the mean of each entry `[S]` (of `episodes` the sum) and starts anew; `{}` if nothing was added.
 
         A mean over episodes is NaN for a seed in which none ended.
         """
-        if not self.pending:
-            return {}
-        infos = {name: np.concatenate([part[name] for part in self.pending]) for name in self.pending[0]}
-        self.pending = []
-        columns = {}
-        for name, values in infos.items():
-            if name == "episodes":
-                columns[name] = values.sum(axis=0)
-            elif name in self.by_episode:
-                columns[name] = _mean_over_episodes(values, infos["episodes"])
-            elif name != "env_steps":
-                columns[name] = values.mean(axis=0)
+        columns = {name: self._column(name, sums) for name, sums in self.sums.items() if name != "env_steps"}
+        self.count, self.sums, self.dtypes = 0, {}, {}
         return columns
+
+    def _column(self, name: str, sums: np.ndarray) -> np.ndarray:
+        if name == "episodes":
+            return sums.astype(np.int64)
+        if name in self.by_episode:
+            return _quotient(sums, self.sums["episodes"])
+        means = sums / self.count
+        return means.astype(self.dtypes[name]) if np.issubdtype(self.dtypes[name], np.floating) else means
 
 
 def _mean_over_episodes(means: np.ndarray, episodes: np.ndarray) -> np.ndarray:
     """The mean over episodes from means `[updates, ...]` over `episodes` episodes each; NaN if there was none."""
-    sums = np.where(episodes > 0, means * episodes, 0.0).sum(axis=0)
-    total = np.asarray(episodes.sum(axis=0))
-    return np.divide(sums, total, where=total > 0, out=np.full(np.shape(sums), np.nan))
+    return _quotient(np.where(episodes > 0, means * episodes, 0.0).sum(axis=0), np.asarray(episodes.sum(axis=0)))
+
+
+def _quotient(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Sums by counts; NaN where there was nothing to count."""
+    return np.divide(sums, counts, where=counts > 0, out=np.full(np.shape(sums), np.nan))
 
 
 def read_metrics(path: Path | str) -> list[dict[str, float]]:
-    """Returns the lines of a `metrics.csv`, in order: numbers by column."""
-    with Path(path).open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-
-
-def env_steps_at(path: Path, update: int, num_seeds: int) -> np.ndarray:
-    """Returns the environment steps of each seed `[S]`, from the last lines of a `metrics.csv` up to an update.
-
-    Raises:
-      ValueError: if the file is not there, or has no such lines.
-    """
-    rows = [row for row in read_metrics(path) if row["update"] <= update] if path.is_file() else []
-    last = [int(row["env_steps"]) for row in rows[-num_seeds:]]
-    if len(last) != num_seeds:
-        raise ValueError(f"{path} has no lines up to update {update}, where the checkpoint is: the run cannot go on")
-    return np.array(last, np.int64)
+    """Returns the lines of a `metrics.csv`, in order: numbers by column. A last line that was cut is left out."""
+    lines = Path(path).read_text("utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(whole)]
 
 
 NEARLY_CONSTANT = 0.05

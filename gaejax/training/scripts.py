@@ -2,11 +2,14 @@
 
 import argparse
 import dataclasses
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from gaejax.training.files import check_output
 from gaejax.training.run import Run
 
 AnyRun = TypeVar("AnyRun", bound=Run)
@@ -29,7 +32,7 @@ def resumed(argv: list[str], kind: type[AnyRun]) -> tuple[AnyRun, Path]:
     parsed, rest = parser.parse_known_args(argv)
     if rest:
         raise ValueError(f"a run is resumed with its own configuration: only --total-steps can be given, not {rest[0]}")
-    run = kind.load(parsed.resume / "config.json")
+    run = kind.load(check_output(parsed.resume) / "config.json")
     total_steps = parsed.total_steps or run.total_steps
     anneal_steps = run.config.anneal_steps
     if anneal_steps is not None and total_steps > anneal_steps:
@@ -37,11 +40,31 @@ def resumed(argv: list[str], kind: type[AnyRun]) -> tuple[AnyRun, Path]:
     return dataclasses.replace(run, total_steps=total_steps), parsed.resume
 
 
+def was_terminated(summary: dict[str, Any]) -> bool:
+    """Returns whether SIGTERM or SIGHUP ended the run: there may be no time for anything else."""
+    return summary.get("interrupted_by") not in (None, "SIGINT")
+
+
 def run_script(main: Callable[[list[str]], object], argv: list[str] | None = None) -> None:
-    """Calls `main` with the arguments of the shell (or `argv`); an error becomes one line and the exit status."""
+    """Calls `main` with the arguments of the shell (or `argv`); an error becomes one line and the exit status.
+
+    If `main` returns the summary of a run that a signal ended, the status is 143 after SIGTERM, 129 after SIGHUP and 0
+    after Ctrl-C; it is 130 after a Ctrl-C that kills.
+    """
     try:
-        main(sys.argv[1:] if argv is None else argv)
+        result = main(sys.argv[1:] if argv is None else argv)
     except (ValueError, ImportError, OSError) as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted before there was anything to keep")
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted before there was anything to keep", file=sys.stderr)
+        _leave(128 + signal.SIGINT)
+    else:
+        if isinstance(result, dict) and result.get("interrupted_by"):
+            _leave(128 + signal.Signals[result["interrupted_by"]] if was_terminated(result) else 0)
+
+
+def _leave(status: int) -> None:
+    """Ends the process without waiting for a thread that compiles or evaluates, which cannot be stopped."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
