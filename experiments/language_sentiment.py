@@ -60,7 +60,7 @@ from gaejax.language import (
 )
 from gaejax.training import Run, load_states, run_experiment
 from gaejax.training.files import write_whole
-from gaejax.training.scripts import is_resuming, resumed, run_script, was_terminated
+from gaejax.training.scripts import Host, host_of, is_resuming, resumed, run_script, was_terminated
 from gaejax.training.show_texts import show_texts
 from gaejax.transforms import encode_once
 
@@ -278,6 +278,7 @@ class Arguments:
 
     model: Annotated[Options, tyro.conf.OmitArgPrefixes]
     ppo: Annotated[gaejax.PPOConfig, tyro.conf.OmitArgPrefixes]
+    host: Annotated[Host, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Host)
     updates: int = 30
     """Number of rollouts, each followed by its gradient steps."""
     total_steps: int | None = None
@@ -324,10 +325,12 @@ def parse(argv: list[str]) -> tuple[Sentiment, Path]:
 
 def main(argv: list[str]) -> dict:
     started = time.perf_counter()
+    host, rest = host_of(argv)
+    host.join()
     resuming = is_resuming(argv)
-    run, output = resumed(argv, Sentiment) if resuming else parse(argv)
-    summary = run_experiment(run, output, resume=resuming)
-    if was_terminated(summary):
+    run, output = resumed(rest, Sentiment) if resuming else parse(argv)
+    summary = run_experiment(run, output, resume=resuming, **host.keywords())
+    if was_terminated(summary) or not (summary["finished"] or summary["interrupted_by"]):
         return summary
     summary["held_out"], samples = judged(run, load_states(output, Sentiment)[2])
     if run.options.reward == "learned":

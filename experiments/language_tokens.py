@@ -47,7 +47,7 @@ from gaejax.language import (
 from gaejax.language.tasks import ALPHABET, decode
 from gaejax.training import Run, load_states, run_experiment
 from gaejax.training.files import write_whole
-from gaejax.training.scripts import is_resuming, resumed, run_script, was_terminated
+from gaejax.training.scripts import Host, host_of, is_resuming, resumed, run_script, was_terminated
 from gaejax.training.show_texts import show_texts
 
 SIZES = {"reverse": 5, "translation": 5, "sort": 8, "addition": 2, "question_answering": 4, "summary": 3}
@@ -194,6 +194,7 @@ class Arguments:
 
     task: Annotated[Options, tyro.conf.OmitArgPrefixes]
     ppo: Annotated[gaejax.PPOConfig, tyro.conf.OmitArgPrefixes]
+    host: Annotated[Host, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Host)
     decoder: Annotated[DecoderConfig, tyro.conf.OmitArgPrefixes]
     total_steps: int | None = None
     """Transitions to collect per seed; default: what the task needs."""
@@ -254,10 +255,12 @@ def parse(argv: list[str]) -> tuple[LanguageExperiment, Path]:
 
 def main(argv: list[str]) -> dict:
     started = time.perf_counter()
+    host, rest = host_of(argv)
+    host.join()
     resuming = is_resuming(argv)
-    experiment, output = resumed(argv, LanguageExperiment) if resuming else parse(argv)
-    summary = run_experiment(experiment, output, resume=resuming)
-    if was_terminated(summary):
+    experiment, output = resumed(rest, LanguageExperiment) if resuming else parse(argv)
+    summary = run_experiment(experiment, output, resume=resuming, **host.keywords())
+    if was_terminated(summary) or not (summary["finished"] or summary["interrupted_by"]):
         return summary
     summary["exact"] = exact(experiment, load_states(output, LanguageExperiment)[2])
     summary["wall_seconds"] = time.perf_counter() - started

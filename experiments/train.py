@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
+import jax
 import tyro
 
 from gaejax._arguments import OTHER_NAMES
@@ -27,7 +28,8 @@ from gaejax.algorithms import ALGORITHMS
 from gaejax.environments import environment_names, make
 from gaejax.policies import PolicyOptions
 from gaejax.training import PRESETS, Experiment, TensorBoard, preset, run_experiment
-from gaejax.training.scripts import is_resuming, resumed, run_script
+from gaejax.training.devices import is_first
+from gaejax.training.scripts import Host, host_of, is_resuming, resumed, run_script
 
 Config = TypeVar("Config")
 
@@ -48,6 +50,7 @@ class Arguments(Generic[Config]):
 
     config: Annotated[Config, tyro.conf.OmitArgPrefixes]
     policy: Annotated[PolicyOptions, tyro.conf.OmitArgPrefixes]
+    host: Annotated[Host, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Host)
     algorithm: Annotated[str, tyro.conf.arg(metavar="|".join(ALGORITHMS))] = "ppo"
     """What to train; its hyperparameters are flags too (see `--algorithm NAME --help`)."""
     env: str = "CartPole-v1"
@@ -71,12 +74,10 @@ class Arguments(Generic[Config]):
     output: Path | None = None
     """Folder of the results; default: runs/<env>-<time>, with the algorithm's name in front if it is not ppo."""
     resume: Path | None = None
-    """Folder of a run to continue with its own configuration; only --total-steps, --checkpoint-every and --tensorboard
-    may be given beside it."""
+    """Folder of a run to continue with its own configuration; only --total-steps, --tensorboard and the flags of how it
+    is run (--devices to --distributed) may be given beside it."""
     resume_if_there: tyro.conf.FlagCreatePairsOff[bool] = False
     """Continue the run in --output if it is there, and start it otherwise: a command that can be repeated."""
-    checkpoint_every: float = 60.0
-    """Seconds between checkpoints; the first is written at once."""
     time_limit: Literal["truncate", "terminate"] = "truncate"
     """Whether the environment's time limit cuts an episode, whose last state keeps its value, or ends it, at value 0.
     """
@@ -120,8 +121,8 @@ def parse(argv: list[str]) -> Arguments:
 
 def check_names(argv: list[str], default: Arguments) -> None:
     """Raises ValueError for a flag that does not exist, with the one that was probably meant."""
-    parts = (default, default.config, default.policy)
-    fields = {field.name for part in parts for field in dataclasses.fields(part)} - {"config", "policy"}
+    parts = (default, default.config, default.policy, default.host)
+    fields = {field.name for part in parts for field in dataclasses.fields(part)} - {"config", "policy", "host"}
     for argument in argv:
         name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
         if not argument.startswith("--") or name in fields | {"help", ""} or name.removeprefix("no_") in fields:
@@ -178,14 +179,6 @@ def default_output(algorithm: str, env: str) -> Path:
     return Path("runs") / f"{prefix}{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def host_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Returns the flags beside --resume that are not of the run, and the rest of the command line."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--tensorboard", action="store_true")
-    parser.add_argument("--checkpoint-every", "--checkpoint_every", type=float, default=Arguments.checkpoint_every)
-    return parser.parse_known_args(argv)
-
-
 def described(arguments: Arguments) -> Experiment:
     """Returns the run that a command line describes."""
     return Experiment(
@@ -207,23 +200,25 @@ def main(argv: list[str]) -> dict[str, Any]:
     if "--list-envs" in argv or "--list_envs" in argv:
         print("\n".join(environment_names()))
         return {}
+    host, rest = host_of(argv)
+    host.join()
     resume = is_resuming(argv)
     if resume:
-        host, rest = host_arguments(argv)
-        experiment, output = resumed(rest, Experiment)
+        experiment, output = resumed([argument for argument in rest if argument != "--tensorboard"], Experiment)
     else:
-        host = arguments = parse(argv)
+        arguments = parse(argv)
         experiment = described(arguments)
+        if arguments.output is None and jax.process_count() > 1:
+            raise ValueError("output must be given where several processes train together: add --output RUN")
         output = arguments.output or default_output(arguments.algorithm, arguments.env)
         resume = "if_there" if arguments.resume_if_there else False
         if resume and arguments.output is None:
             raise ValueError("resume_if_there needs the folder of the run: add --output RUN")
 
-    observers = [TensorBoard()] if host.tensorboard else []
-    summary = run_experiment(
-        experiment, output, resume=resume, observers=observers, checkpoint_every=host.checkpoint_every
-    )
-    print_summary(summary, output)
+    observers = [TensorBoard()] if "--tensorboard" in argv else []
+    summary = run_experiment(experiment, output, resume=resume, observers=observers, **host.keywords())
+    if is_first():
+        print_summary(summary, output)
     return summary
 
 

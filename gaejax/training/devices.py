@@ -5,6 +5,7 @@ whose first axis splits the seeds, which never communicate, and whose second, if
 of every agent (`gaejax.rows`). On one device nothing is mapped.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,6 +14,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gaejax.rows import ROWS
+
+HEARTBEAT_SECONDS = 30
+"""How long a process may be silent, or late at the end, before the others end too."""
 
 SEEDS = "seeds"
 """The name of the mesh axis over which seeds are split."""
@@ -148,10 +152,67 @@ def fetch(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def agreed(numbers: Any) -> Any:
-    """Returns process 0's numbers on every process: what depends on a clock, a signal or a file is decided once."""
+def agreed(number: Any) -> Any:
+    """Returns process 0's number in every process: what depends on a clock or a file is decided once."""
     if jax.process_count() == 1:
-        return numbers
+        return number
     from jax.experimental import multihost_utils
 
-    return multihost_utils.broadcast_one_to_all(numbers)
+    return multihost_utils.broadcast_one_to_all(np.asarray(number))
+
+
+def of_all(number: Any) -> np.ndarray:
+    """Returns the numbers of all processes `[P, ...]`."""
+    if jax.process_count() == 1:
+        return np.asarray(number)[None]
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(np.asarray(number)))
+
+
+def check_same(name: str, fact: bool, wanted: str) -> bool:
+    """Returns what all processes see, once they have all looked.
+
+    Raises:
+      ValueError: if they see different things; says that `name` must be `wanted`.
+    """
+    facts = of_all(fact)
+    if facts.any() != facts.all():
+        raise ValueError(f"{name} must be {wanted}: they see different things in it")
+    return bool(facts.all())
+
+
+def is_one_of_several() -> bool:
+    """Returns whether the environment of a launcher (Slurm, Open MPI, a TPU pod on Kubernetes, or `JAX_NUM_PROCESSES`)
+    says that this is one of several processes."""
+    numbers = ("JAX_NUM_PROCESSES", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    lists = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+    several = [os.environ.get(name, "") not in ("", "0", "1") for name in numbers]
+    return any(several) or any("," in os.environ.get(name, "") for name in lists)
+
+
+def join_processes() -> None:
+    """Joins the other processes of a run. TPUs, Slurm, Open MPI and Kubernetes say who they are; elsewhere
+    `JAX_COORDINATOR_ADDRESS` (host and port of process 0), `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` do.
+
+    Raises:
+      ValueError: if nobody says it, or this comes after something was computed.
+    """
+    given = {
+        name: int(os.environ[variable])
+        for name, variable in {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}.items()
+        if os.environ.get(variable, "").isdigit()
+    }
+    try:
+        jax.distributed.initialize(
+            **given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, shutdown_timeout_seconds=HEARTBEAT_SECONDS
+        )
+    except (ValueError, RuntimeError) as error:
+        remedy = "start it by srun, mpirun or on a TPU pod, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and"
+        said = str(error).strip().partition("\n")[0]
+        raise ValueError(f"distributed: {said} ({remedy} JAX_PROCESS_ID)") from error
+
+
+def is_first() -> bool:
+    """Returns whether this is process 0, which decides, and alone writes logs."""
+    return jax.process_index() == 0

@@ -6,14 +6,16 @@ Below this module everything is pure; here are the clocks, the signals and the f
 import dataclasses
 import errno
 import json
+import operator
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,7 @@ from gaejax.training.checkpoints import (
     set_aside_after,
     whole_checkpoints,
 )
+from gaejax.training.devices import SEEDS, Layout, agreed, check_same, fetch, is_first, make_layout
 from gaejax.training.evaluation import Evaluation, evaluate
 from gaejax.training.files import check_output, is_ours, locked, write_whole
 from gaejax.training.interruptions import Interrupted, Interruptions, interruptible
@@ -48,6 +51,7 @@ from gaejax.training.observers import (
 from gaejax.training.results import versions
 from gaejax.training.run import Experiment, Run
 from gaejax.training.train import num_updates
+from gaejax.training.watch import OnNonfinite, Watch
 
 NUM_ROWS = 100
 SECONDS_PER_CALL = 0.5
@@ -60,12 +64,12 @@ AnyRun = TypeVar("AnyRun", bound=Run)
 Call = Callable[[Any, int], tuple[Any, Any]]  # (states, size) -> (states, infos)
 
 
-def initial_states(experiment: Run, algorithm: Algorithm) -> Any:
-    """Returns the training states of all seeds before the first step, stacked."""
+def initial_states(experiment: Run, algorithm: Algorithm, layout: Layout | None = None) -> Any:
+    """Returns the training states of all seeds before the first step, stacked, on the devices of `layout`."""
     keys = jax.random.split(jax.random.key(experiment.seed), experiment.num_seeds)
     source = None
     if experiment.warm_start is not None:
-        earlier, _, source = load_states(experiment.warm_start, type(experiment), experiment=experiment)
+        earlier, _, source = load_states(experiment.warm_start, type(experiment), experiment=experiment, layout=layout)
         if earlier.num_seeds < experiment.num_seeds:
             seeds = f"{experiment.num_seeds} seeds, got the {earlier.num_seeds} of {experiment.warm_start}"
             raise ValueError(f"warm_start must be a run of at least {seeds}")
@@ -76,7 +80,35 @@ def initial_states(experiment: Run, algorithm: Algorithm) -> Any:
         return algorithm.init(key, experiment.config, source)
 
     # One after another: it takes milliseconds, and compiles in half the time of a vmapped `init`.
-    return jax.jit(lambda *seeds: jax.lax.map(init, seeds))(keys, source)
+    make = lambda keys, source: jax.lax.map(init, (keys, source))
+    if layout is None or layout.mesh is None:
+        return jax.jit(make)(keys, source)
+    # Keys are made inside: those of other processes cannot be given from here.
+    split = lambda source: make(jax.random.split(jax.random.key(experiment.seed), experiment.num_seeds), source)
+    return jax.jit(split, out_shardings=layout.shardings(layout.states))(source)
+
+
+def lay_out(
+    experiment: Run,
+    algorithm: Algorithm,
+    *,
+    devices: int | None = None,
+    row_devices: int = 1,
+    available: list[Any] | None = None,
+) -> tuple[Layout, Any]:
+    """Chooses the devices of a run; see `gaejax.training.devices.make_layout`.
+
+    Returns:
+      The layout, and the shapes of the stacked training states, with the places where they are.
+    """
+    fresh = dataclasses.replace(experiment, warm_start=None)
+
+    def states_of(config: Any) -> Any:
+        return initial_states(dataclasses.replace(fresh, config=config), algorithm)
+
+    config, seeds = experiment.config, experiment.num_seeds
+    layout = make_layout(states_of, config, seeds, devices=devices, row_devices=row_devices, available=available)
+    return layout, layout.placed(jax.eval_shape(lambda: states_of(config)))
 
 
 def load_states(
@@ -85,6 +117,7 @@ def load_states(
     *,
     experiment: Run | None = None,
     which: Literal["latest", "best"] = "latest",
+    layout: Layout | None = None,
 ) -> tuple[AnyRun, Algorithm, Any]:
     """Loads a run from its folder.
 
@@ -94,6 +127,7 @@ def load_states(
       experiment: The experiment that was run, if its folder cannot hold its environment (an `Environment` value).
       which: The newest checkpoint, or the best of those saved, by the `episode_return` of the last row before it, as a
         mean over seeds.
+      layout: On whose devices the states are to be, each of which gets all of them. Default: one device.
 
     Returns:
       The experiment, its algorithm, and the states of all seeds, stacked.
@@ -106,6 +140,8 @@ def load_states(
     loaded = dataclasses.replace(kind.load(Path(run) / "config.json", experiment), warm_start=None)
     algorithm = loaded.build()
     like = jax.eval_shape(partial(initial_states, loaded, algorithm))
+    if layout is not None:
+        like = layout._replace(states=jax.tree.map(lambda _: jax.P(), like)).placed(like)
     return loaded, algorithm, load_checkpoint(Path(run) / CHECKPOINTS[which], like)
 
 
@@ -116,6 +152,9 @@ def run_experiment(
     resume: bool | Literal["if_there"] = False,
     observers: Sequence[Observer] = (),
     checkpoint_every: float = 60.0,
+    on_nonfinite: OnNonfinite = "stop",
+    devices: int | None = None,
+    row_devices: int = 1,
 ) -> dict[str, Any]:
     """Trains all seeds, vmapped, and leaves a folder with the results.
 
@@ -125,6 +164,10 @@ def run_experiment(
     Ctrl-C, SIGTERM and SIGHUP stop after the current call finishes (about half a second) and leave the same files;
     compiling and evaluating are left at once. After Ctrl-C in training, what has been learned is still evaluated. A
     second Ctrl-C kills.
+
+    Seeds are split over the devices that there are, of all processes that `jax.distributed` knows. Then every process
+    makes this call, the folder is one that all of them see, process 0 decides and writes, and observers are told of
+    nothing in the others.
 
     Args:
       experiment: What to run.
@@ -136,10 +179,16 @@ def run_experiment(
       observers: Told of what happens, after the default ones (progress bar, `metrics.csv`, `curve.png`); see
         `gaejax.training.Observer`.
       checkpoint_every: Seconds between checkpoints. The first is written after the first call.
+      on_nonfinite: What to do when observations, rewards, losses, gradients or parameters are NaN or infinite: "stop"
+        (the last checkpoint, from before, stays; the run is not finished), "skip" (go on and warn; the minibatches
+        that they are in move nothing) or "ignore" (the same in silence).
+      devices: How many devices to use; default: as many as the seeds can be split over evenly. Bits are the same for
+        the same number of devices; others differ by rounding.
+      row_devices: Over how many of them the environments of each seed are split.
 
     Returns:
       What `summary.json` holds. `total_env_steps` and `steps_per_second` are of all seeds together; `interrupted_by` is
-      the name of the signal that ended the run, or None.
+      the name of the signal that ended the run, or None; `nonfinite` says where numbers were not finite, or is None.
 
     Raises:
       ValueError: for what cannot be run, before anything is compiled or written.
@@ -149,8 +198,11 @@ def run_experiment(
     experiment.validate()
     if not checkpoint_every >= 0:
         raise ValueError(f"checkpoint_every must be a number of seconds, got {checkpoint_every!r}")
+    if on_nonfinite not in get_args(OnNonfinite):
+        raise ValueError(f"on_nonfinite must be stop, skip or ignore, got {on_nonfinite!r}")
     total = num_updates(experiment.config, experiment.total_steps)
-    audience = Observers([CsvWriter(), ProgressBar(), LearningCurve()], observers)
+    everyone = Observers([CsvWriter(), ProgressBar(), LearningCurve()], observers)
+    audience = everyone if is_first() else Observers([])
     if resume == "if_there":
         resume = not _can_be_started(experiment, output)
     if resume:
@@ -162,14 +214,18 @@ def run_experiment(
         raise ValueError(f"output folder {output} holds another run: choose another one, or --resume {output}")
 
     try:
-        built = _build(experiment, total)
-        states = None if resume and _has_started(output) else initial_states(experiment, built.algorithm)
-        with locked(output):
-            job = _begin(experiment, output, audience, built, states, total, checkpoint_every)
+        built = _build(experiment, total, devices, row_devices)
+        goes_on = check_same("output", resume and _has_started(output), "a folder that all processes share")
+        states = None if goes_on else initial_states(experiment, built.algorithm, built.layout)
+        with locked(output) if is_first() else nullcontext():
+            job = _begin(experiment, output, audience, built, states, total, checkpoint_every, on_nonfinite)
             summary = _finish(job, started)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_what_is_kept(output)) from None
-    if summary["interrupted_by"] and not summary["finished"]:
+    if job.watch.first is not None and on_nonfinite != "ignore" and is_first():
+        went = f"the run in {output} has stopped" if job.stops_now() else f"warning: the run in {output} went on"
+        print(f"{went}: {job.watch.message()}", file=sys.stderr)
+    if summary["interrupted_by"] and not summary["finished"] and is_first():
         how = f"interrupted by {summary['interrupted_by']} after {summary['updates']:,} of {total:,} updates"
         print(f"{how}: --resume {output} continues the run", file=sys.stderr)
     return summary
@@ -215,19 +271,21 @@ class _Built(NamedTuple):
     """A run as a program: what `_build` returns."""
 
     algorithm: Algorithm
+    layout: Layout
     like: Any
     lowered: Any
     updates_per_row: int
     capacity: int
 
 
-def _build(experiment: Run, total: int) -> _Built:
+def _build(experiment: Run, total: int, devices: int | None, row_devices: int) -> _Built:
     """Builds a run and traces it, which refuses what does not fit together before anything is compiled or written."""
     algorithm = experiment.build()
     updates_per_row = -(-total // NUM_ROWS)
     capacity = min(updates_per_row, UPDATES_PER_CALL)
-    like = jax.eval_shape(partial(initial_states, dataclasses.replace(experiment, warm_start=None), algorithm))
-    return _Built(algorithm, like, _lower_training(algorithm, like, capacity), updates_per_row, capacity)
+    layout, like = lay_out(experiment, algorithm, devices=devices, row_devices=row_devices)
+    lowered = lower_training(algorithm, like, capacity, layout)
+    return _Built(algorithm, layout, like, lowered, updates_per_row, capacity)
 
 
 class _Job(NamedTuple):
@@ -241,11 +299,24 @@ class _Job(NamedTuple):
     counters: Counters
     aggregate: Aggregate
     checkpoints: "_Checkpoints"
+    watch: Watch
+    on_nonfinite: OnNonfinite
     total: int
+
+    def stops_now(self) -> bool:
+        """Whether numbers that are not finite end the run."""
+        return self.watch.first is not None and self.on_nonfinite == "stop"
 
 
 def _begin(
-    experiment: Run, output: Path, audience: Observers, built: _Built, states: Any, total: int, checkpoint_every: float
+    experiment: Run,
+    output: Path,
+    audience: Observers,
+    built: _Built,
+    states: Any,
+    total: int,
+    checkpoint_every: float,
+    on_nonfinite: OnNonfinite,
 ) -> _Job:
     """Writes `config.json`, and loads what is in the folder unless there are `states` to start from."""
     means = (*EPISODE_MEANS, *metric_names(built.algorithm.environment))
@@ -253,24 +324,30 @@ def _begin(
     is_resumed = states is None
     if is_resumed:
         states, checkpoint = load_newest(output / CHECKPOINTS["latest"], built.like)
-        updates, notes = int(states.updates[0]), load_notes(checkpoint)
+        updates, notes = int(fetch(states.updates)[0]), load_notes(checkpoint)
         if updates > total:
             raise ValueError(f"total_steps must not be less than what the run in {output} has taken")
-        set_aside_after(checkpoint)
+        if is_first():
+            set_aside_after(checkpoint)
         counters = Counters(updates, np.array(notes["env_steps"], np.int64), notes["logged"], notes["row_return"])
         aggregate = Aggregate(means, notes["pending"])
     elif _has_started(output):
         raise ValueError(f"another process has started a run in {output} in the meantime: choose another folder")
-    write_whole(output / "config.json", experiment.as_text())
+    if is_first():
+        write_whole(output / "config.json", experiment.as_text())
     checkpoints = _Checkpoints(output, audience, checkpoint_every, counters.updates if is_resumed else None)
-    return _Job(experiment, output, audience, built, states, counters, aggregate, checkpoints, total)
+    watch = Watch(experiment.num_seeds)
+    return _Job(
+        experiment, output, audience, built, states, counters, aggregate, checkpoints, watch, on_nonfinite, total
+    )
 
 
 def _finish(job: _Job, started: float) -> dict[str, Any]:
     """Runs a job, and writes and returns the summary."""
     try:
         summary = _run(job, started)
-        write_whole(job.output / "summary.json", json.dumps(summary, indent=2) + "\n")
+        if is_first():
+            write_whole(job.output / "summary.json", json.dumps(without_nan(summary), indent=2) + "\n")
     except BaseException:
         job.audience.tell("on_end", None)
         raise
@@ -287,7 +364,7 @@ def _run(job: _Job, started: float) -> dict[str, Any]:
         job.audience.tell("on_start", start)
         call, compile_seconds = _compile(job, interruptions)
         states, train_seconds = _train(job, call, interruptions)
-        is_saved = job.checkpoints.updates == counters.updates
+        is_done = counters.updates >= job.total and job.checkpoints.updates == counters.updates and not job.stops_now()
         evaluated, seconds = _evaluate(job, states, interruptions)
     summary = {
         "environment": experiment.name,
@@ -295,17 +372,19 @@ def _run(job: _Job, started: float) -> dict[str, Any]:
         "total_env_steps": int(counters.env_steps.sum()),
         "env_steps_per_seed": counters.env_steps.tolist(),
         "updates": counters.updates,
-        "finished": counters.updates >= job.total and is_saved and bool(evaluated or not experiment.is_evaluated),
+        "finished": is_done and bool(evaluated or not experiment.is_evaluated),
         "interrupted_by": interruptions.name,
+        "nonfinite": job.watch.as_fields(),
         "steps_per_second": float(counters.new_env_steps / train_seconds) if train_seconds else None,
         "train_seconds": train_seconds,
         "compile_seconds": compile_seconds + seconds,
         "wall_seconds": time.perf_counter() - started,
+        "devices": job.built.layout.sizes(),
         "versions": versions(),
     }
     if experiment.config.explain:
         metrics = job.output / "metrics.csv"
-        summary["explain"] = explain_report(read_metrics(metrics) if metrics.is_file() else [])
+        summary["explain"] = explain_report(read_metrics(metrics) if is_first() and metrics.is_file() else [])
     return summary
 
 
@@ -325,15 +404,18 @@ def _train(job: _Job, call: Call | None, interruptions: Interruptions) -> tuple[
     """Trains to the end or to an interruption. Returns the states and the seconds spent in `call`."""
     states, counters = job.states, job.counters
     train_seconds, updates_per_call = 0.0, 1
-    while call is not None and counters.updates < job.total and not interruptions.count:
+    # What depends on a clock or a signal is decided once for all processes: they must make the same calls.
+    while counters.updates < job.total and not (call is None or interruptions.shared() or job.stops_now()):
         row_end = min((counters.updates // job.built.updates_per_row + 1) * job.built.updates_per_row, job.total)
-        size = min(updates_per_call, row_end - counters.updates, job.built.capacity)
+        size = int(agreed(min(updates_per_call, row_end - counters.updates, job.built.capacity)))
         calling = time.perf_counter()
         states, infos = jax.block_until_ready(call(states, size))
         seconds = time.perf_counter() - calling
         train_seconds += seconds
         updates_per_call = max(1, int(SECONDS_PER_CALL * size / seconds))
-        infos = {name: np.asarray(leaf)[:size] for name, leaf in flat(infos).items()}
+        infos = jax.tree.map(operator.itemgetter(slice(size)), fetch(infos))
+        job.watch.add(infos.nonfinite, counters.updates)
+        infos = flat(infos)
         counters.add(infos)
         job.aggregate.add(infos)
         if counters.updates == row_end:
@@ -341,8 +423,12 @@ def _train(job: _Job, call: Call | None, interruptions: Interruptions) -> tuple[
         speed = counters.new_env_steps / train_seconds
         progress = Progress(counters.updates, read_only(counters.env_steps), speed, counters.episode_return)
         job.audience.tell("on_progress", progress)
-        job.checkpoints.look(states, counters, job.aggregate)
-    job.checkpoints.end(states, counters, job.aggregate)
+        if not job.stops_now():
+            job.checkpoints.look(states, counters, job.aggregate)
+    if job.stops_now():
+        job.checkpoints.settle()  # the last one is from before
+    else:
+        job.checkpoints.end(states, counters, job.aggregate)
     _log(job, is_whole=False)
     return states, train_seconds
 
@@ -376,20 +462,20 @@ class _Checkpoints:
 
     def look(self, states: Any, counters: Counters, aggregate: Aggregate) -> None:
         """Is called after each call: saves if it is time to, or if the policies are the best so far."""
-        if not self.saver.is_done():
+        if not agreed(self.saver.is_done()):
             return
-        self._settle()
+        self.settle()
         since = time.perf_counter() - self.last
         # A tenth: runs become better with nearly every row at first.
-        if since >= self.every or (since >= self.every / 10 and counters.row_return > self.best):
+        if agreed(since >= self.every or (since >= self.every / 10 and counters.row_return > self.best)):
             self._save(states, counters, aggregate)
 
     def end(self, states: Any, counters: Counters, aggregate: Aggregate) -> None:
         """Saves the last states, unless they are saved already, and waits until they are written."""
-        self._settle()
+        self.settle()
         if self.updates != counters.updates:
             self._save(states, counters, aggregate)
-            self._settle()
+            self.settle()
 
     def _save(self, states: Any, counters: Counters, aggregate: Aggregate) -> None:
         notes = {
@@ -405,7 +491,7 @@ class _Checkpoints:
         except Exception as error:
             self._warn(error)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Waits for what is being written, and tells of it."""
         if self.begun is None:
             return
@@ -440,11 +526,12 @@ def _what_is_kept(output: Path) -> str:
 
 def _evaluate(job: _Job, states: Any, interruptions: Interruptions) -> tuple[dict[str, Any], float]:
     """Returns what the summary says of the final episodes, and the seconds of compilation; nothing if a signal came."""
-    is_new = job.counters.new_env_steps > 0
-    if not job.experiment.is_evaluated or (interruptions.count and not (is_new and interruptions.name == "SIGINT")):
+    answered, is_new = interruptions.count, job.counters.new_env_steps > 0
+    is_left = answered and not (is_new and interruptions.name == "SIGINT")
+    if is_left or job.stops_now() or not job.experiment.is_evaluated:
         return {}, 0.0
-    answered = interruptions.count
-    play = _evaluation(job.experiment, job.built.algorithm, states, job.experiment.eval_episodes, 0, False)
+    experiment, built = job.experiment, job.built
+    play = _evaluation(experiment, built.algorithm, states, experiment.eval_episodes, 0, False, built.layout)
     try:
         evaluation, seconds = interruptions.attend(play, allowed=answered)
     except Interrupted:
@@ -476,19 +563,31 @@ def evaluate_seeds(
 
 
 def _evaluation(
-    experiment: Run, algorithm: Algorithm, states: Any, num_episodes: int, seed: int, greedy: bool
+    experiment: Run,
+    algorithm: Algorithm,
+    states: Any,
+    num_episodes: int,
+    seed: int,
+    greedy: bool,
+    layout: Layout | None = None,
 ) -> Callable[[], tuple[Evaluation, float]]:
     """Traces an evaluation; what is returned compiles it and plays."""
     started = time.perf_counter()
-    # Keys apart from those of training, which come from the same seed.
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0xE7A1), experiment.num_seeds)
-    play = partial(evaluate, algorithm, num_episodes=num_episodes, greedy=greedy)
-    lowered = jax.jit(jax.vmap(play)).lower(states, keys)
+    play = jax.vmap(partial(evaluate, algorithm, num_episodes=num_episodes, greedy=greedy))
+    if layout is not None:
+        play = layout.mapped(play, (layout.states, jax.P(SEEDS)), jax.P(SEEDS))
+
+    def play_all(states: Any) -> Evaluation:
+        # Keys apart from those of training, which come from the same seed.
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 0xE7A1), experiment.num_seeds)
+        return play(states, keys)
+
+    lowered = jax.jit(play_all).lower(states)
 
     def compile_and_play() -> tuple[Evaluation, float]:
         compiled = lowered.compile()
         seconds = time.perf_counter() - started
-        return jax.block_until_ready(compiled(states, keys)), seconds
+        return fetch(compiled(states)), seconds
 
     return compile_and_play
 
@@ -508,7 +607,7 @@ def _over_seeds(values: Any) -> dict[str, Any]:
     return {"mean": float(per_seed.mean()), "std": float(per_seed.std()), "per_seed": per_seed.tolist()}
 
 
-def _lower_training(algorithm: Algorithm, states: Any, capacity: int) -> Any:
+def lower_training(algorithm: Algorithm, states: Any, capacity: int, layout: Layout) -> Any:
     """Traces `(states, n) -> (states, infos)`, which takes n training steps. n is at most `capacity` and not static, so
     that one program serves calls of any size; leaves of `infos` are `[capacity, S]`."""
     step = jax.vmap(algorithm.step)
@@ -525,4 +624,14 @@ def _lower_training(algorithm: Algorithm, states: Any, capacity: int) -> Any:
 
         return jax.lax.fori_loop(0, size, body, (states, infos))
 
+    call = layout.mapped(call, (layout.states, jax.P()), (layout.states, jax.P(None, SEEDS)))
     return jax.jit(call, donate_argnums=0).lower(states, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def without_nan(tree: Any) -> Any:
+    """Returns what JSON can hold, with None for NaN, which it has no word for."""
+    if isinstance(tree, dict):
+        return {name: without_nan(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [without_nan(value) for value in tree]
+    return None if isinstance(tree, float) and not np.isfinite(tree) else tree

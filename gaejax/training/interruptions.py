@@ -6,6 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import jax
+
+from gaejax.training.devices import of_all
+
 Result = TypeVar("Result")
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -34,10 +38,19 @@ class Interruptions:
             raise KeyboardInterrupt
         self.count, self.name = self.count + 1, name
 
+    def shared(self) -> bool:
+        """Returns whether a signal came, to any of the processes. All of them must ask at the same time; from then on
+        all of them have it."""
+        latest = int(of_all(signal.Signals[self.name] if self.name else 0).max())
+        if latest and not self.count:
+            self.count, self.name = 1, signal.Signals(latest).name
+        return self.count > 0
+
     def attend(self, function: Callable[[], Result], allowed: int = 0) -> Result:
         """Calls what may take long and changes nothing (compiling, evaluating), and leaves it when a signal comes.
 
-        What is left goes on in a thread of its own, and its result is lost.
+        What is left goes on in a thread of its own, and its result is lost. Where there are several processes nothing
+        is left: the others would wait for this one.
 
         Args:
           function: What to call.
@@ -46,7 +59,7 @@ class Interruptions:
         Raises:
           Interrupted: if more signals come, or came, than allowed.
         """
-        if not self.are_noticed:
+        if not self.are_noticed or jax.process_count() > 1:
             return function()
         outcome: list[tuple[Any, BaseException | None]] = []
 
