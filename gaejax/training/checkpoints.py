@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gaejax.training.devices import agreed, is_first
 from gaejax.training.files import PART, without_patterns, write_whole
 
 ARRAYS, NOTES, CHECKSUMS = "default", "notes.json", "checksums.json"
@@ -69,7 +70,7 @@ def load_checkpoint(folder: Path | str, like: Any) -> Any:
 
 def load_newest(folder: Path | str, like: Any) -> tuple[Any, Path]:
     """Returns what `load_checkpoint` does, and the checkpoint that it was read from."""
-    checkpoint = _newest_undamaged(Path(folder))
+    checkpoint = Path(folder) / str(agreed(int(_newest_undamaged(Path(folder)).name)))
     with without_patterns(checkpoint) as readable:
         return _restore(readable / ARRAYS, folder, like), checkpoint
 
@@ -106,6 +107,9 @@ def set_aside_after(checkpoint: Path) -> None:
 class Saver:
     """Writes the checkpoints of a folder in the background, one after the other.
 
+    Where several processes train together, all of them make the same calls; each writes the arrays that it has, and
+    process 0 the rest.
+
     Args:
       folder: Where to write; it is made if it does not exist.
       keep: How many of the newest checkpoints remain.
@@ -131,9 +135,10 @@ class Saver:
         import orbax.checkpoint as ocp  # slow to import, and needed only here
 
         self.wait()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _remove_halves(self.folder)
-        target = _next(self.folder, step)
+        if is_first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _remove_halves(self.folder)
+        target = self.folder / str(agreed(int(_next(self.folder, step).name)))
         with ExitStack() as stack:
             readable = stack.enter_context(without_patterns(self.folder))
             checkpointer = stack.enter_context(ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()))
@@ -145,14 +150,16 @@ class Saver:
             try:
                 with rest:
                     checkpointer.wait_until_finished()
-                write_whole(target / NOTES, json.dumps(notes))
-                write_whole(target / CHECKSUMS, json.dumps(_checksums(target), indent=1))
-                _remove_old(self.folder, self.keep)
-                if copy_to is not None:
-                    _copy(target, copy_to)
+                if is_first():
+                    write_whole(target / NOTES, json.dumps(notes))
+                    write_whole(target / CHECKSUMS, json.dumps(_checksums(target), indent=1))
+                    _remove_old(self.folder, self.keep)
+                    if copy_to is not None:
+                        _copy(target, copy_to)
             except Exception as error:
                 self.error = error
-                _remove_halves(self.folder)  # a full disk has no room for them
+                if is_first():
+                    _remove_halves(self.folder)  # a full disk has no room for them
 
         self.thread = threading.Thread(target=finish, name="checkpoint")
         self.thread.start()

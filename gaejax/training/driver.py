@@ -473,7 +473,7 @@ class _Checkpoints:
     def end(self, states: Any, counters: Counters, aggregate: Aggregate) -> None:
         """Saves the last states, unless they are saved already, and waits until they are written."""
         self.settle()
-        if self.updates != counters.updates:
+        if agreed(self.updates != counters.updates):
             self._save(states, counters, aggregate)
             self.settle()
 
