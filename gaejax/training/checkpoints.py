@@ -59,7 +59,8 @@ def load_checkpoint(folder: Path | str, like: Any) -> Any:
 
     Args:
       folder: Where `save_checkpoint` wrote.
-      like: A state of the same structure, shapes and dtypes, or its `jax.eval_shape`.
+      like: A state of the same structure, shapes and dtypes, or its `jax.eval_shape`. What is saved on other devices is
+        put on those of `like`, or on the first one if it does not say.
 
     Raises:
       ValueError: if there is none, if all are damaged, or if it does not fit `like`; then the message names the first
@@ -251,7 +252,7 @@ def _restore(arrays: Path, folder: Path | str, like: Any) -> Any:
     import orbax.checkpoint as ocp
 
     with ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        wanted = _without_empty(like)
+        wanted = _placed(_without_empty(like))
         _check_fit(folder, _stored(checkpointer.metadata(arrays)), wanted)
         try:
             restored = iter(jax.tree.leaves(checkpointer.restore(arrays, args=ocp.args.StandardRestore(wanted))))
@@ -295,6 +296,17 @@ def _described(leaf: Any) -> str:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     return f"{jnp.dtype(leaf.dtype).name}{list(leaf.shape)}"
+
+
+def _placed(like: Any) -> Any:
+    """Puts what has no place on the first device: that where it was saved may not be here."""
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def shape(leaf: Any) -> Any:
+        sharding = getattr(leaf, "sharding", None) or place
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(shape, like)
 
 
 def _without_empty(state: Any) -> Any:
