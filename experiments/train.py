@@ -27,11 +27,14 @@ from gaejax._arguments import OTHER_NAMES
 from gaejax.algorithms import ALGORITHMS
 from gaejax.environments import environment_names, make
 from gaejax.policies import PolicyOptions
-from gaejax.training import PRESETS, Experiment, TensorBoard, preset, run_experiment
+from gaejax.training import PRESETS, Experiment, Profiler, TensorBoard, preset, run_experiment
 from gaejax.training.devices import is_first
 from gaejax.training.scripts import Host, host_of, is_resuming, resumed, run_script
 
 Config = TypeVar("Config")
+
+OBSERVERS = {"--tensorboard": TensorBoard, "--profile": Profiler}
+"""Flags that may be given beside --resume, and what they add."""
 
 FLAG_NAMES = OTHER_NAMES | {
     "timesteps": "total_steps",
@@ -74,8 +77,8 @@ class Arguments(Generic[Config]):
     output: Path | None = None
     """Folder of the results; default: runs/<env>-<time>, with the algorithm's name in front if it is not ppo."""
     resume: Path | None = None
-    """Folder of a run to continue with its own configuration; only --total-steps, --tensorboard and the flags of how it
-    is run (--devices to --distributed) may be given beside it."""
+    """Folder of a run to continue with its own configuration; only --total-steps, --tensorboard, --profile and the
+    flags of how it is run (--devices to --distributed) may be given beside it."""
     resume_if_there: tyro.conf.FlagCreatePairsOff[bool] = False
     """Continue the run in --output if it is there, and start it otherwise: a command that can be repeated."""
     time_limit: Literal["truncate", "terminate"] = "truncate"
@@ -87,6 +90,8 @@ class Arguments(Generic[Config]):
     """Whether the learning rate falls to 0 over the whole run, unless --anneal-steps says otherwise."""
     tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write for TensorBoard too, into the run's folder (uv run --extra tensorboard ...)."""
+    profile: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write a trace of a few calls for XProf into the run's folder (profile/)."""
     list_envs: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the names of the environments and exit."""
 
@@ -204,7 +209,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     host.join()
     resume = is_resuming(argv)
     if resume:
-        experiment, output = resumed([argument for argument in rest if argument != "--tensorboard"], Experiment)
+        experiment, output = resumed([argument for argument in rest if argument not in OBSERVERS], Experiment)
     else:
         arguments = parse(argv)
         experiment = described(arguments)
@@ -215,7 +220,7 @@ def main(argv: list[str]) -> dict[str, Any]:
         if resume and arguments.output is None:
             raise ValueError("resume_if_there needs the folder of the run: add --output RUN")
 
-    observers = [TensorBoard()] if "--tensorboard" in argv else []
+    observers = [make() for flag, make in OBSERVERS.items() if flag in argv]
     summary = run_experiment(experiment, output, resume=resume, observers=observers, **host.keywords())
     if is_first():
         print_summary(summary, output)

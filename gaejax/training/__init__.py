@@ -5,7 +5,7 @@ from gaejax.training.driver import evaluate_seeds, load_states, run_experiment
 from gaejax.training.evaluation import Evaluation, evaluate
 from gaejax.training.export import export
 from gaejax.training.metrics import read_metrics
-from gaejax.training.observers import Checkpoint, Observer, Progress, Row, Start, TensorBoard
+from gaejax.training.observers import Checkpoint, Observer, Profiler, Progress, Row, Start, TensorBoard
 from gaejax.training.plots import plot_learning_curve
 from gaejax.training.presets import PRESETS, preset
 from gaejax.training.run import Experiment, Run
@@ -17,6 +17,7 @@ __all__ = [
     "Evaluation",
     "Experiment",
     "Observer",
+    "Profiler",
     "Progress",
     "Row",
     "Run",

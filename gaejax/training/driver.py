@@ -362,10 +362,13 @@ def _run(job: _Job, started: float) -> dict[str, Any]:
     start = Start(experiment, job.output, job.total, counters.updates, env_steps, counters.logged)
     with interruptible() as interruptions:
         job.audience.tell("on_start", start)
+        start_seconds = time.perf_counter() - started
         call, compile_seconds = _compile(job, interruptions)
         states, train_seconds = _train(job, call, interruptions)
         is_done = counters.updates >= job.total and job.checkpoints.updates == counters.updates and not job.stops_now()
+        evaluating = time.perf_counter()
         evaluated, seconds = _evaluate(job, states, interruptions)
+        evaluate_seconds = time.perf_counter() - evaluating - seconds
     summary = {
         "environment": experiment.name,
         **evaluated,
@@ -377,7 +380,10 @@ def _run(job: _Job, started: float) -> dict[str, Any]:
         "nonfinite": job.watch.as_fields(),
         "steps_per_second": float(counters.new_env_steps / train_seconds) if train_seconds else None,
         "train_seconds": train_seconds,
+        "start_seconds": start_seconds,
         "compile_seconds": compile_seconds + seconds,
+        "checkpoint_seconds": job.checkpoints.seconds,
+        "evaluate_seconds": evaluate_seconds,
         "wall_seconds": time.perf_counter() - started,
         "devices": job.built.layout.sizes(),
         "versions": versions(),
@@ -458,10 +464,16 @@ class _Checkpoints:
         there = whole_checkpoints(self.best_folder) if updates is not None else []
         self.best = load_notes(there[-1])["row_return"] if there else -np.inf
         self.begun: tuple[int, float] | None = None  # training steps and return of what is being written
+        self.seconds = 0.0  # that the training waited for checkpoints
         self.last = -np.inf if updates is None else time.perf_counter()
 
     def look(self, states: Any, counters: Counters, aggregate: Aggregate) -> None:
         """Is called after each call: saves if it is time to, or if the policies are the best so far."""
+        started = time.perf_counter()
+        self._look(states, counters, aggregate)
+        self.seconds += time.perf_counter() - started
+
+    def _look(self, states: Any, counters: Counters, aggregate: Aggregate) -> None:
         if not agreed(self.saver.is_done()):
             return
         self.settle()
@@ -472,10 +484,12 @@ class _Checkpoints:
 
     def end(self, states: Any, counters: Counters, aggregate: Aggregate) -> None:
         """Saves the last states, unless they are saved already, and waits until they are written."""
+        started = time.perf_counter()
         self.settle()
         if agreed(self.updates != counters.updates):
             self._save(states, counters, aggregate)
             self.settle()
+        self.seconds += time.perf_counter() - started
 
     def _save(self, states: Any, counters: Counters, aggregate: Aggregate) -> None:
         notes = {

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from gaejax.training.files import replacing
@@ -239,6 +240,38 @@ class ProgressBar(Observer):
 
     def on_end(self, summary: Mapping[str, Any] | None) -> None:
         self.bar.stop()
+
+
+class Profiler(Observer):
+    """Writes a trace of a few compiled calls for XProf, TensorBoard's profiler, after the first ones.
+
+    Args:
+      folder: Where to write; default: `profile` in the run's folder.
+      skip: Calls before the trace.
+      calls: Calls in it, of about half a second each.
+    """
+
+    def __init__(self, folder: Path | str | None = None, skip: int = 3, calls: int = 3):
+        self.folder, self.skip, self.calls, self.count, self.is_tracing = folder, skip, calls, 0, False
+
+    def on_start(self, start: Start) -> None:
+        self.folder = Path(self.folder or start.output / "profile")
+
+    def on_progress(self, progress: Progress) -> None:
+        self.count += 1
+        if self.count == self.skip:
+            jax.profiler.start_trace(str(self.folder))
+            self.is_tracing = True
+        elif self.count == self.skip + self.calls:
+            self._stop()
+
+    def on_end(self, summary: Mapping[str, Any] | None) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.is_tracing:
+            self.is_tracing = False
+            jax.profiler.stop_trace()
 
 
 class TensorBoard(Observer):
