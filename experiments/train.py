@@ -6,6 +6,7 @@ examples:
   uv run experiments/train.py --env Pendulum-v1 --num-seeds 3 --gae-lambda 0.9 --options objective=adaptive_kl
   uv run experiments/train.py --env MemoryChain-bsuite --memory gru --explain
   uv run experiments/train.py --env my_package.my_module:make   # an environment of your own
+  uv run experiments/train.py --num-seeds 64 --plan              # memory and time of a run that is not started
   uv run experiments/train.py --resume runs/CartPole-v1-...     # continue a run
 """
 
@@ -25,7 +26,7 @@ from gaejax._arguments import OTHER_NAMES
 from gaejax.algorithms import ALGORITHMS
 from gaejax.environments import environment_names, make
 from gaejax.policies import PolicyOptions
-from gaejax.training import PRESETS, Experiment, TensorBoard, preset, run_experiment
+from gaejax.training import PRESETS, Experiment, TensorBoard, plan, preset, run_experiment
 from gaejax.training.scripts import is_resuming, resumed, run_script
 
 Config = TypeVar("Config")
@@ -80,6 +81,10 @@ class Arguments(Generic[Config]):
     """Whether the learning rate falls to 0 over the whole run, unless --anneal-steps says otherwise."""
     tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write for TensorBoard too, into the run's folder (uv run --extra tensorboard ...)."""
+    plan: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print what the run needs of its device (memory, time, how many seeds would fit) and exit."""
+    topology: str | None = None
+    """With --plan: TPUs that need not be here, such as v5e:2x2; needs libtpu."""
     list_envs: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the names of the environments and exit."""
 
@@ -195,6 +200,11 @@ def main(argv: list[str]) -> dict[str, Any]:
             options=algorithm_options(arguments),
             warm_start=arguments.warm_start and str(arguments.warm_start),
         )
+        if arguments.topology and not arguments.plan:
+            raise ValueError("--topology is for planning: add --plan")
+        if arguments.plan:
+            print(plan(experiment, topology=arguments.topology).report())
+            return {}
         output = arguments.output or default_output(arguments.algorithm, arguments.env)
 
     observers = [TensorBoard()] if with_tensorboard else []

@@ -6,6 +6,7 @@ from gaejax.training.evaluation import Evaluation, evaluate
 from gaejax.training.export import export
 from gaejax.training.metrics import read_metrics
 from gaejax.training.observers import Checkpoint, Observer, Progress, Row, Start, TensorBoard
+from gaejax.training.plan import Collective, Plan, plan
 from gaejax.training.plots import plot_learning_curve
 from gaejax.training.presets import PRESETS, preset
 from gaejax.training.run import Experiment, Run
@@ -14,9 +15,11 @@ from gaejax.training.train import num_updates, train
 __all__ = [
     "PRESETS",
     "Checkpoint",
+    "Collective",
     "Evaluation",
     "Experiment",
     "Observer",
+    "Plan",
     "Progress",
     "Row",
     "Run",
@@ -28,6 +31,7 @@ __all__ = [
     "load_checkpoint",
     "load_states",
     "num_updates",
+    "plan",
     "plot_learning_curve",
     "preset",
     "read_metrics",

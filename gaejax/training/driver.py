@@ -163,7 +163,7 @@ def _prepare(experiment: Run, output: Path, total: int, resume: bool, audience: 
     updates_per_row = -(-total // NUM_ROWS)
     # Tracing refuses what does not fit together, before anything is compiled or written.
     like = jax.eval_shape(partial(initial_states, dataclasses.replace(experiment, warm_start=None), algorithm))
-    lowered = _lower_training(algorithm, like, updates_per_row)
+    lowered = lower_training(algorithm, like, updates_per_row)
     if resume:
         states = load_checkpoint(output / "checkpoint", like)
         updates = int(states.updates[0])
@@ -313,9 +313,10 @@ def _over_seeds(values: Any) -> dict[str, Any]:
     return {"mean": float(per_seed.mean()), "std": float(per_seed.std()), "per_seed": per_seed.tolist()}
 
 
-def _lower_training(algorithm: Algorithm, states: Any, capacity: int) -> Any:
+def lower_training(algorithm: Algorithm, states: Any, capacity: int, mesh: jax.sharding.Mesh | None = None) -> Any:
     """Traces `(states, n) -> (states, infos)`, which takes n training steps. n is at most `capacity` and not static, so
-    that one program serves calls of any size; leaves of `infos` are `[capacity, S]`."""
+    that one program serves calls of any size; leaves of `infos` are `[capacity, S]`. The seeds are split over the
+    devices of `mesh`, which has one axis."""
     step = jax.vmap(algorithm.step)
 
     def call(states: Any, size: jax.Array) -> tuple[Any, Any]:
@@ -330,6 +331,9 @@ def _lower_training(algorithm: Algorithm, states: Any, capacity: int) -> Any:
 
         return jax.lax.fori_loop(0, size, body, (states, infos))
 
+    if mesh is not None:
+        seeds, infos = jax.P(*mesh.axis_names), jax.P(None, *mesh.axis_names)
+        call = jax.shard_map(call, mesh=mesh, in_specs=(seeds, jax.P()), out_specs=(seeds, infos), check_vma=False)
     return jax.jit(call, donate_argnums=0).lower(states, jax.ShapeDtypeStruct((), jnp.int32))
 
 
