@@ -51,12 +51,14 @@ from gaejax.rollout import Trajectory, rollout
 from gaejax.training import (
     Evaluation,
     Experiment,
+    Sweep,
     evaluate,
     export,
     load_checkpoint,
     plan,
     run_experiment,
     save_checkpoint,
+    sweep,
     train,
 )
 from gaejax.transforms import Transform
@@ -80,6 +82,7 @@ __all__ = [
     "PQNConfig",
     "Policy",
     "ReinforceConfig",
+    "Sweep",
     "TRPOConfig",
     "Trajectory",
     "Transform",
@@ -113,6 +116,7 @@ __all__ = [
     "run_experiment",
     "save_checkpoint",
     "segment_lengths",
+    "sweep",
     "td_lambda",
     "testing",
     "train",
