@@ -6,6 +6,7 @@ examples:
   uv run experiments/train.py --env Pendulum-v1 --num-seeds 3 --gae-lambda 0.9 --options objective=adaptive_kl
   uv run experiments/train.py --env MemoryChain-bsuite --memory gru --explain
   uv run experiments/train.py --env my_package.my_module:make   # an environment of your own
+  uv run experiments/train.py --num-seeds 64 --plan              # memory and time of a run that is not started
   uv run experiments/train.py --resume runs/CartPole-v1-...     # continue a run
   uv run experiments/train.py --output runs/one --resume-if-there   # start it, or continue it: for schedulers
 """
@@ -27,7 +28,7 @@ from gaejax._arguments import OTHER_NAMES
 from gaejax.algorithms import ALGORITHMS
 from gaejax.environments import environment_names, make
 from gaejax.policies import PolicyOptions
-from gaejax.training import PRESETS, Experiment, Profiler, TensorBoard, preset, run_experiment
+from gaejax.training import PRESETS, Experiment, Profiler, TensorBoard, plan, preset, run_experiment
 from gaejax.training.devices import is_first
 from gaejax.training.scripts import Host, host_of, is_resuming, resumed, run_script
 
@@ -92,6 +93,10 @@ class Arguments(Generic[Config]):
     """Write for TensorBoard too, into the run's folder (uv run --extra tensorboard ...)."""
     profile: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write a trace of a few calls for XProf into the run's folder (profile/)."""
+    plan: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print what the run needs of its device (memory, time, how many seeds would fit) and exit."""
+    topology: str | None = None
+    """With --plan: TPUs that need not be here, such as v5e:2x2; needs libtpu."""
     list_envs: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the names of the environments and exit."""
 
@@ -213,6 +218,12 @@ def main(argv: list[str]) -> dict[str, Any]:
     else:
         arguments = parse(argv)
         experiment = described(arguments)
+        if arguments.topology and not arguments.plan:
+            raise ValueError("--topology is for planning: add --plan")
+        if arguments.plan:
+            devices = {"devices": host.devices, "row_devices": host.row_devices}
+            print(plan(experiment, topology=arguments.topology, **devices).report())
+            return {}
         if arguments.output is None and jax.process_count() > 1:
             raise ValueError("output must be given where several processes train together: add --output RUN")
         output = arguments.output or default_output(arguments.algorithm, arguments.env)

@@ -31,6 +31,7 @@ COMPILED_CHEAPLY = {
     "test_minibatches",
     "test_notebooks",
     "test_parts",
+    "test_plan",
     "test_policies",
     "test_reinforce",
     "test_rollout",
