@@ -2,7 +2,6 @@
 
 import importlib.util
 import sys
-from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -11,7 +10,7 @@ from scripts import load_script
 
 import gaejax
 from gaejax.training import Collective, Experiment
-from gaejax.training.driver import initial_states, lower_training
+from gaejax.training.driver import lay_out, lower_training
 from gaejax.training.plan import Program, _Search, collectives, compile_program, host_memory, megabytes
 
 CONFIG = gaejax.PPOConfig(num_envs=4, num_steps=8, num_epochs=1, num_minibatches=1)
@@ -31,8 +30,8 @@ def planned():
 def compiled_bytes(num_seeds):
     experiment = Experiment(environment="CartPole-v1", config=CONFIG, total_steps=640, num_seeds=num_seeds)
     algorithm = experiment.build()
-    shapes = jax.eval_shape(partial(initial_states, experiment, algorithm))
-    memory = lower_training(algorithm, shapes, 1).compile().memory_analysis()
+    layout, shapes = lay_out(experiment, algorithm)
+    memory = lower_training(algorithm, shapes, 1, layout).compile().memory_analysis()
     return (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
@@ -147,7 +146,7 @@ def test_what_cannot_be_planned_is_refused_in_one_line(monkeypatch):
 def test_the_script_prints_a_plan_and_starts_nothing(monkeypatch, capsys, tmp_path):
     train, asked = load_script("train"), []
 
-    def plan(experiment, topology):
+    def plan(experiment, topology, **devices):
         asked.append((experiment.num_seeds, topology))
         return SimpleNamespace(report=lambda: "the plan")
 

@@ -198,14 +198,14 @@ def join_processes() -> None:
     Raises:
       ValueError: if nobody says it, or this comes after something was computed.
     """
-    given = {
-        name: int(os.environ[variable])
-        for name, variable in {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}.items()
-        if os.environ.get(variable, "").isdigit()
-    }
+    given = [os.environ.get(name, "") for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")]
+    num_processes, process_id = (int(number) if number.isdigit() else None for number in given)
     try:
         jax.distributed.initialize(
-            **given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, shutdown_timeout_seconds=HEARTBEAT_SECONDS
+            num_processes=num_processes,
+            process_id=process_id,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
         remedy = "start it by srun, mpirun or on a TPU pod, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and"

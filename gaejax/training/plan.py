@@ -308,7 +308,7 @@ def seconds_per_update(call: Callable[[Any, int], tuple[Any, Any]], states: Any)
 def collectives(text: str) -> tuple[Collective, ...]:
     """Returns the communication between devices in a program's HLO text, by kind."""
     found: dict[str, list[int]] = {}
-    for shape, kind, start in re.findall(rf" = (\([^=]*?\)|\S+) ({'|'.join(COLLECTIVES)})(-start)?\(", text):
+    for shape, kind, start in re.findall(rf" = ([^=\n]*?) ({'|'.join(COLLECTIVES)})(-start)?\(", text):
         arrays = [_bytes_of(*array) for array in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shape)]
         # The start of most kinds returns its operands too, and the start of some a context; a sum returns results only.
         results = arrays[len(arrays) // 2 :] if start and kind != "all-reduce" and len(arrays) > 1 else arrays
