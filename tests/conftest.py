@@ -79,6 +79,12 @@ FAST = {
 
 # Also `-m slow`: what repeats a law that the default tests show, with another body, head, size or method.
 SLOW = {
+    "test_devices": ("test_eight_devices_train_as_one_does_with_every",),
+    "test_processes": (
+        "test_a_sigterm_to_either_saves_and_ends_both_and_the_same_command_goes_on[0",
+        "test_when_one_is",
+        "test_one_process",
+    ),
     "test_conformance": ("test_ours_passes_with_all_features[pallas", "test_ours_passes_with_all_features[assoc"),
     "test_language_decoder": ("test_every_decoder_obeys_the_law[learned",),
     "test_language_lora": ("test_texts_are_scored_alike", "test_once_a_rollout"),

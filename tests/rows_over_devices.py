@@ -9,6 +9,7 @@ side by side, and its minibatches are those of the parts, put together. What is 
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -26,7 +27,10 @@ from gaejax import minibatches, rows
 from gaejax.algorithms import parts
 from gaejax.policies import make_policy
 from gaejax.rollout import Trajectory, init_rollout, rollout
+from gaejax.training import Experiment
 from gaejax.training.devices import make_layout
+from gaejax.training.driver import lay_out, lower_training
+from gaejax.training.plan import collectives
 
 NUM_ENVS, NUM_STEPS = 16, 8
 SMALL = dict(num_envs=NUM_ENVS, num_steps=NUM_STEPS, explain=True)
@@ -174,6 +178,28 @@ def differences(case: str, num_devices: int, num_steps: int, mapped: Any) -> dic
     return worst
 
 
+def check_collectives() -> None:
+    """Seeds over devices communicate nothing; of environments, a minibatch sums its gradient once."""
+    config = gaejax.PPOConfig(num_envs=NUM_ENVS, num_steps=NUM_STEPS, num_minibatches=2)
+    experiment = Experiment(environment="CartPole-v1", config=config, total_steps=10**6, num_seeds=8)
+
+    def found(**options: int) -> tuple[str, Any]:
+        algorithm = experiment.build()
+        layout, shapes = lay_out(experiment, algorithm, **options)
+        text = lower_training(algorithm, shapes, 10, layout).compile().as_text()
+        return text, collectives(text)
+
+    assert found()[1] == ()
+    text, traffic = found(row_devices=8)
+    assert [each.kind for each in traffic] == ["all-reduce"], traffic
+    inside = [line for line in text.splitlines() if " all-reduce" in line and re.search(r"op_name=.*rollout/", line)]
+    assert len(inside) <= 1, inside  # the statistics of episodes, after the steps
+    parameters = sum(leaf.size // 8 for leaf in jax.tree.leaves(lay_out(experiment, experiment.build())[1].params))
+    large = [line for line in text.splitlines() if re.search(r" all-reduce(-start)?\(", line)]
+    print(f"{traffic[0].count} all-reduces, {traffic[0].bytes} bytes; {parameters} parameters, {len(large)} lines")
+    assert traffic[0].bytes < 1.2 * 4 * 8 * parameters, traffic
+
+
 def _numbers(tree: Any) -> Any:
     def number(leaf: Any) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -188,9 +214,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("case", nargs="*", choices=[*CASES, []], help="default: all")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--simulated", action="store_true", help="on one device, the parts as a mapped axis")
+    parser.add_argument("--collectives", action="store_true", help="also read the compiled programs")
     parser.add_argument("--parts", type=int, default=8)
     parsed = parser.parse_args(argv)
     failed = []
+    if parsed.collectives:
+        check_collectives()
     for case in parsed.case or CASES:
         worst = differences(case, parsed.parts, parsed.steps, simulated if parsed.simulated else over_devices)
         largest = {kind: max((gap, where) for where, gap in worst.items() if where.startswith(kind)) for kind in KINDS}

@@ -115,7 +115,7 @@ def test_a_refusal_of_the_compiler_is_no_error():
 def test_collectives_by_hand():
     text = """
       %a = f32[8,128]{1,0:T(8,128)} all-reduce(%x), replica_groups={{0,1}}
-      %b = (f32[2]{0}, bf16[3]{0}) all-reduce(%x, %y), to_apply=%add
+      %b = (f32[2]{0}, /*index=1*/bf16[3]{0}) all-reduce(%x, %y), to_apply=%add
       %c = (f32[4]{0}, f32[16]{0}) all-gather-start(%x), dimensions={0}
       %d = f32[16]{0} all-gather-done(%c)
       %e = pred[] collective-permute(%x)

@@ -307,6 +307,7 @@ def seconds_per_update(call: Callable[[Any, int], tuple[Any, Any]], states: Any)
 
 def collectives(text: str) -> tuple[Collective, ...]:
     """Returns the communication between devices in a program's HLO text, by kind."""
+    text = re.sub(r"/\*.*?\*/", "", text)  # the numbers of the elements of a tuple
     found: dict[str, list[int]] = {}
     for shape, kind, start in re.findall(rf" = ([^=\n]*?) ({'|'.join(COLLECTIVES)})(-start)?\(", text):
         arrays = [_bytes_of(*array) for array in re.findall(r"([a-z]+\d*)\[([\d,]*)\]", shape)]
