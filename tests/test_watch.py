@@ -1,17 +1,21 @@
 """Numbers that are not finite are counted where they arise, named, and move no parameter."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scripts import load_script
 from test_environments import counter
 from test_ppo import assert_same_bits
 
 import gaejax
 from gaejax.policies import make_policy
 from gaejax.statistics import count_nonfinite
+from gaejax.training import Experiment, load_states, read_metrics, run_experiment
+from gaejax.training.scripts import run_script
 from gaejax.training.watch import Watch
 
 KINDS = ("observations", "rewards", "losses", "gradients", "parameters")
@@ -95,3 +99,75 @@ def test_the_watch_names_the_first_update_the_seed_and_the_cause():
     assert watch.first == (3, 2, "rewards")
     assert watch.as_fields()["updates_per_seed"] == {"rewards": [0, 0, 1], "losses": [1, 1, 2]}
     assert "rewards of seed 2 are not finite since update 3 (3 of 3 seeds by now)" in watch.message()
+
+
+CONFIG = gaejax.PPOConfig(num_envs=2, num_steps=10, num_minibatches=1, num_epochs=1)
+
+
+def rarely_broken():
+    """An environment of which one reward in a thousand is not a number: sooner or later, and differently by seed."""
+    sound = counter(limit=9)
+
+    def step(key, state, action, params):
+        state, observation, reward, *rest = sound.step(key, state, action, params)
+        return state, observation, jnp.where(jax.random.uniform(key) < 0.001, jnp.nan, reward), *rest
+
+    return dataclasses.replace(sound, step=step)
+
+
+RARELY = Experiment(environment=rarely_broken(), config=CONFIG, total_steps=20 * 60, num_seeds=3, eval_episodes=2)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    output = tmp_path_factory.mktemp("watch") / "stopped"
+    return output, run_experiment(RARELY, output, checkpoint_every=0)
+
+
+def test_a_run_stops_where_a_number_is_not_finite_and_keeps_what_was_before(stopped):
+    output, summary = stopped
+    first = summary["nonfinite"]["first"]
+    assert first["kind"] == "rewards"
+    assert not summary["finished"]
+    assert "episode_return" not in summary
+    assert json.loads((output / "summary.json").read_text()) == summary
+    _, _, states = load_states(output, experiment=RARELY)
+    assert np.asarray(states.updates).max() < first["update"] <= summary["updates"]
+    assert count_nonfinite(states) == 0
+    assert (output / "curve.png").is_file()
+
+
+def test_a_stopped_run_goes_on_if_it_is_told_to(stopped, capsys):
+    output, before = stopped
+    summary = run_experiment(RARELY, output, resume=True, on_nonfinite="skip")
+    assert summary["finished"]
+    assert summary["updates"] == 60
+    assert "warning: the run in" in capsys.readouterr().err
+    assert summary["nonfinite"]["first"] == before["nonfinite"]["first"]
+    rows = read_metrics(output / "metrics.csv")
+    assert any(np.isnan(row["value_loss"]) for row in rows)  # a number that is none is shown as such
+    assert count_nonfinite(load_states(output, experiment=RARELY)[2].params) == 0
+
+
+def test_what_is_ignored_is_not_spoken_of(tmp_path, capsys):
+    summary = run_experiment(RARELY, tmp_path / "run", on_nonfinite="ignore")
+    assert summary["finished"]
+    assert summary["nonfinite"]
+    assert "not finite" not in capsys.readouterr().err
+
+
+def test_a_script_ends_with_one_line_and_status_1(tmp_path, capsys):
+    train = load_script("train")
+    with pytest.raises(SystemExit) as end:
+        flags = ["--learning-rate", "1e30", "--num-envs", "2", "--num-steps", "10", "--num-minibatches", "1"]
+        run_script(train.main, [*flags, "--total-steps", "2000", "--num-seeds", "1", "--output", str(tmp_path / "run")])
+    assert end.value.code == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "has stopped:" in said
+    assert "of seed 0 are not finite since update" in said
+    assert "lower learning_rate" in said
+
+
+def test_what_to_do_is_one_of_three(tmp_path):
+    with pytest.raises(ValueError, match="on_nonfinite must be stop, skip or ignore, got 'continue'"):
+        run_experiment(RARELY, tmp_path / "run", on_nonfinite="continue")
