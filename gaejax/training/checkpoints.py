@@ -18,9 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gaejax.training.files import PART, without_patterns, write_whole
+from gaejax.training.files import PART, check_room, without_patterns, write_whole
 
 ARRAYS, NOTES, CHECKSUMS = "default", "notes.json", "checksums.json"
+BYTES_OF_FORMAT = 2**20
+"""More than what a checkpoint takes on a disk beside its arrays."""
 EARLIER = "_CHECKPOINT_METADATA"
 """What a whole checkpoint has that was written before there were checksums."""
 
@@ -133,6 +135,7 @@ class Saver:
         self.wait()
         self.folder.mkdir(parents=True, exist_ok=True)
         _remove_halves(self.folder)
+        check_room(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + BYTES_OF_FORMAT)
         target = _next(self.folder, step)
         with ExitStack() as stack:
             readable = stack.enter_context(without_patterns(self.folder))

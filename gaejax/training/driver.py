@@ -169,10 +169,16 @@ def run_experiment(
             summary = _finish(job, started)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_what_is_kept(output)) from None
-    if summary["interrupted_by"] and not summary["finished"]:
-        how = f"interrupted by {summary['interrupted_by']} after {summary['updates']:,} of {total:,} updates"
-        print(f"{how}: --resume {output} continues the run", file=sys.stderr)
+    if not summary["finished"]:
+        _tell_how_to_go_on(summary, job)
     return summary
+
+
+def _tell_how_to_go_on(summary: dict[str, Any], job: "_Job") -> None:
+    how = f"interrupted by {summary['interrupted_by']}" if summary["interrupted_by"] else "not finished"
+    saved = "" if job.checkpoints.updates == summary["updates"] else ", the last of them not saved"
+    after = f"after {summary['updates']:,} of {job.total:,} updates{saved}"
+    print(f"{how} {after}: --resume {job.output} continues the run", file=sys.stderr)
 
 
 def _can_be_started(experiment: Run, output: Path) -> bool:
