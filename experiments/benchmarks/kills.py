@@ -30,7 +30,7 @@ from gaejax.training.checkpoints import whole_checkpoints
 from gaejax.training.results import results_parser, write_results
 from gaejax.training.scripts import run_script
 
-TOTAL_STEPS, SIGNALS_PER_RUN, SEED = 1_000_000, 4, 2026
+TOTAL_STEPS, SIGNALS_PER_RUN, SEED = 100_000, 4, 2026
 TRAIN = Path(__file__).parent.parent / "train.py"
 
 
