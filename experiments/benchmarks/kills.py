@@ -4,10 +4,11 @@
     uv run experiments/benchmarks/kills.py --kills 10 --terms 5
     sudo uv run experiments/benchmarks/kills.py --kills 0 --terms 0 --full-disks 100 400   # KiB; mounts file systems
 
-PPO on CartPole-v1 with two seeds. Each run is sent four signals, SIGKILL or SIGTERM, at times drawn uniformly from the
-duration of a whole run, from its first second on, and is started with the one same command each time. Every other run
-saves a checkpoint each second; the rest has the default settings. On a full disk, a run starts on a file system of the
-given size, which is made larger after it has ended.
+PPO on CartPole-v1 with two seeds. Each run is sent four signals, SIGKILL or SIGTERM, and is started with the one same
+command each time. Every other signal comes at a time drawn uniformly from the duration of a whole run, from second 0
+on; the rest within two seconds of a row of metrics.csv, so while it trains. Every other run saves a checkpoint each
+second; the rest has the default settings. On a full disk, a run starts on a file system of the given size, which is
+made larger after it has ended.
 """
 
 import json
@@ -70,6 +71,16 @@ def is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+def wait_for_a_row(process: subprocess.Popen, metrics: Path) -> None:
+    """Waits until a process writes a row, or ends."""
+    size = metrics.stat().st_size if metrics.is_file() else 0
+    while process.poll() is None:
+        before, size = size, metrics.stat().st_size if metrics.is_file() else 0
+        if size > before:
+            return
+        time.sleep(0.02)
+
+
 def disturb(output: Path, expected: Path, names: list[str], duration: float, rng: random.Random, every: float) -> list:
     """Runs a run to its end; takes the signals for it off `names`, and returns a line of the table for each.
 
@@ -77,11 +88,14 @@ def disturb(output: Path, expected: Path, names: list[str], duration: float, rng
     """
     rows, flags, status = [], () if every == 60 else (f"--checkpoint-every={every}",), None
     while names and len(rows) < SIGNALS_PER_RUN and status != 0:
-        process, delay = start(output, *flags), rng.uniform(0, duration)
+        started, process = time.monotonic(), start(output, *flags)
+        if len(rows) % 2 == 0:
+            wait_for_a_row(process, output / "metrics.csv")
         try:
-            process.wait(delay)
+            process.wait(rng.uniform(0, duration if len(rows) % 2 else 2))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.Signals[names[-1]])
+        delay = time.monotonic() - started
         status, seconds, lines = finish(process)
         if status != 0:
             row = {
