@@ -288,6 +288,8 @@ def test_the_best_checkpoint_is_loaded_and_evaluated(finished, tmp_path):
 def test_a_time_between_checkpoints_is_not_negative(bad, tmp_path):
     with pytest.raises(ValueError, match="checkpoint_every must be a number of seconds"):
         run_experiment(EXPERIMENT, tmp_path / "run", checkpoint_every=bad)
+    with pytest.raises(ValueError, match="resume must be True, False or 'if_there', got 'if-there'"):
+        run_experiment(EXPERIMENT, tmp_path / "run", resume="if-there")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("path", ["gs://bucket/run", Path("s3://bucket/run")])

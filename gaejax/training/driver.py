@@ -149,6 +149,8 @@ def run_experiment(
     experiment.validate()
     if not checkpoint_every >= 0:
         raise ValueError(f"checkpoint_every must be a number of seconds, got {checkpoint_every!r}")
+    if resume not in (True, False, "if_there"):
+        raise ValueError(f"resume must be True, False or 'if_there', got {resume!r}")
     total = num_updates(experiment.config, experiment.total_steps)
     audience = Observers([CsvWriter(), ProgressBar(), LearningCurve()], observers)
     if resume == "if_there":
