@@ -86,6 +86,11 @@ SLOW = {
         "test_one_process",
     ),
     "test_conformance": ("test_ours_passes_with_all_features[pallas", "test_ours_passes_with_all_features[assoc"),
+    "test_interruptions": (
+        "test_a_run_that_died_before_its_first_checkpoint_starts_again[True",
+        "test_a_run_that_died_before_its_first_checkpoint_starts_again[if",
+        "test_a_signal_leaves_a_run_that_goes_on_bit_for_bit_within_a_row[SIGHUP",
+    ),
     "test_language_decoder": ("test_every_decoder_obeys_the_law[learned",),
     "test_language_lora": ("test_texts_are_scored_alike", "test_once_a_rollout"),
     "test_language_sentiment": ("test_a_run_is_trained",),

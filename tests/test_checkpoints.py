@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -157,6 +158,13 @@ def test_a_state_may_be_donated_while_it_is_written(tmp_path):
     np.testing.assert_array_equal(best, np.full(300_000, 9.0))
     assert [path.name for path in (tmp_path / "best").iterdir()] == ["3"]
     assert load_notes(tmp_path / "best" / "3")["step"] == 3
+
+
+def test_a_disk_without_room_is_noticed_before_orbax_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=2**20))
+    with pytest.raises(OSError, match="No space left on device"):
+        save_checkpoint(tmp_path, STATE, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("where", ["copy_to_the_host", "background"])

@@ -231,7 +231,9 @@ def test_a_run_whose_last_states_cannot_be_saved_is_not_finished(finished, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr(Saver, "save", fail)
         assert not run_experiment(EXPERIMENT, tmp_path / "run")["finished"]
-    assert "No space left on device" in capsys.readouterr().err
+    *told, last = capsys.readouterr().err.splitlines()
+    assert all(line.endswith("No space left on device") for line in told)
+    assert last.startswith("not finished after 300 of 300 updates, the last of them not saved: --resume")
     run_experiment(EXPERIMENT, tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "run", finished)
 
@@ -286,6 +288,8 @@ def test_the_best_checkpoint_is_loaded_and_evaluated(finished, tmp_path):
 def test_a_time_between_checkpoints_is_not_negative(bad, tmp_path):
     with pytest.raises(ValueError, match="checkpoint_every must be a number of seconds"):
         run_experiment(EXPERIMENT, tmp_path / "run", checkpoint_every=bad)
+    with pytest.raises(ValueError, match="resume must be True, False or 'if_there', got 'if-there'"):
+        run_experiment(EXPERIMENT, tmp_path / "run", resume="if-there")  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("path", ["gs://bucket/run", Path("s3://bucket/run")])

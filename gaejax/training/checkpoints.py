@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.training.devices import agreed, is_first
-from gaejax.training.files import PART, without_patterns, write_whole
+from gaejax.training.files import PART, check_room, without_patterns, write_whole
 
 ARRAYS, NOTES, CHECKSUMS = "default", "notes.json", "checksums.json"
+BYTES_OF_FORMAT = 2**20
+"""More than what a checkpoint takes on a disk beside its arrays."""
 EARLIER = "_CHECKPOINT_METADATA"
 """What a whole checkpoint has that was written before there were checksums."""
 
@@ -140,6 +142,7 @@ class Saver:
             self.folder.mkdir(parents=True, exist_ok=True)
             _remove_halves(self.folder)
         target = self.folder / str(agreed(int(_next(self.folder, step).name)))
+        check_room(self.folder, sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + BYTES_OF_FORMAT)
         with ExitStack() as stack:
             readable = stack.enter_context(without_patterns(self.folder))
             checkpointer = stack.enter_context(ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()))

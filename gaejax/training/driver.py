@@ -200,6 +200,8 @@ def run_experiment(
         raise ValueError(f"checkpoint_every must be a number of seconds, got {checkpoint_every!r}")
     if on_nonfinite not in get_args(OnNonfinite):
         raise ValueError(f"on_nonfinite must be stop, skip or ignore, got {on_nonfinite!r}")
+    if resume not in (True, False, "if_there"):
+        raise ValueError(f"resume must be True, False or 'if_there', got {resume!r}")
     total = num_updates(experiment.config, experiment.total_steps)
     everyone = Observers([CsvWriter(), ProgressBar(), LearningCurve()], observers)
     audience = everyone if is_first() else Observers([])
@@ -222,13 +224,23 @@ def run_experiment(
             summary = _finish(job, started)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(_what_is_kept(output)) from None
-    if job.watch.first is not None and on_nonfinite != "ignore" and is_first():
-        went = f"the run in {output} has stopped" if job.stops_now() else f"warning: the run in {output} went on"
-        print(f"{went}: {job.watch.message()}", file=sys.stderr)
-    if summary["interrupted_by"] and not summary["finished"] and is_first():
-        how = f"interrupted by {summary['interrupted_by']} after {summary['updates']:,} of {total:,} updates"
-        print(f"{how}: --resume {output} continues the run", file=sys.stderr)
+    if is_first():
+        _tell_the_end(summary, job)
     return summary
+
+
+def _tell_the_end(summary: dict[str, Any], job: "_Job") -> None:
+    """Says on stderr what went wrong with a run, and how it can go on."""
+    if job.stops_now():
+        print(f"the run in {job.output} has stopped: {job.watch.message()}", file=sys.stderr)
+        return
+    if job.watch.first is not None and job.on_nonfinite == "skip":
+        print(f"warning: the run in {job.output} went on: {job.watch.message()}", file=sys.stderr)
+    if not summary["finished"]:
+        how = f"interrupted by {summary['interrupted_by']}" if summary["interrupted_by"] else "not finished"
+        saved = "" if job.checkpoints.updates == summary["updates"] else ", the last of them not saved"
+        after = f"after {summary['updates']:,} of {job.total:,} updates{saved}"
+        print(f"{how} {after}: --resume {job.output} continues the run", file=sys.stderr)
 
 
 def _can_be_started(experiment: Run, output: Path) -> bool:

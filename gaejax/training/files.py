@@ -1,12 +1,16 @@
 """Files that are whole or not there, and folders that belong to one process."""
 
+import errno
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from gaejax.training.devices import agreed
 
 LOCK = ".lock"
 PART = ".part."
@@ -35,8 +39,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say which file it had no room for
         raise
 
 
@@ -49,6 +55,15 @@ def write_whole(path: Path, text: str) -> None:
 def is_ours(path: Path) -> bool:
     """Whether a file of a run's folder holds nothing: the lock, or what a kill left of `replacing`."""
     return path.name == LOCK or path.name.startswith(PART)
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raises OSError if the file system of `folder` has no room for `size` bytes, as writing them would.
+
+    Orbax tells of a full disk in hundreds of lines. Process 0 looks, so that all processes save or none does.
+    """
+    if agreed(shutil.disk_usage(folder).free < size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 @contextmanager
