@@ -268,18 +268,19 @@ def test_the_script_reads_its_command_line_and_answers_in_one_line():
 @pytest.mark.slow
 def test_the_script_is_interrupted_by_ctrl_c_and_goes_on(tmp_path):
     command = [sys.executable, ROOT / "experiments" / "sweep.py", "--sweep", "gae_lambda=0.5,0.9,1", "--num-seeds", "8"]
-    command += ["--total-steps", "30000", "--set", "num_envs=8", "num_steps=32", "--chunk", "4", "--output", tmp_path]
+    command += ["--total-steps", "4000", "--set", "num_envs=8", "num_steps=32", "--chunk", "4", "--output", tmp_path]
     whole = [*command[:-1], tmp_path / "whole"]
     file = tmp_path / "sweep.npz"
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    cached = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=cached)
     while not file.exists() and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     said = process.communicate()[0]
     assert process.returncode == 1 and "of 24 agents are kept in" in said
     assert "Traceback" not in said and os.listdir(tmp_path) == ["sweep.npz"]
-    subprocess.run(command, check=True, capture_output=True)
-    subprocess.run(whole, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True, env=cached)
+    subprocess.run(whole, check=True, capture_output=True, env=cached)
     assert_same(gaejax.Sweep.load(file), gaejax.Sweep.load(tmp_path / "whole" / "sweep.npz"))
     assert {path.name for path in tmp_path.iterdir()} == {"sweep.npz", "sweep.csv", "sweep.png", "whole"}
 

@@ -444,7 +444,7 @@ def _check_same(found: Sweep, job: _Job, about: dict[str, Any], path: Path) -> N
 
 def _mesh() -> jax.sharding.Mesh | None:
     """All devices, if there are several."""
-    return jax.make_mesh((jax.device_count(),), ("agents",)) if jax.device_count() > 1 else None
+    return jax.sharding.Mesh(np.array(jax.devices()), ("agents",)) if jax.device_count() > 1 else None
 
 
 def _mapped(function: Callable, in_specs: tuple) -> Callable:
