@@ -33,9 +33,11 @@ COMPILED_CHEAPLY = {
     "test_parts",
     "test_plan",
     "test_policies",
+    "test_population",
     "test_reinforce",
     "test_rollout",
     "test_statistics",
+    "test_sweep",
 }
 
 # `pytest -m fast`: whole modules, or the tests of a module whose names begin so.

@@ -1,6 +1,7 @@
 """Population based training against the same agents on their own, in CartPole and Pendulum.
 
     uv run experiments/benchmarks/populations.py
+    uv run experiments/benchmarks/populations.py --environment Pendulum-v1   # the other lines of the table stay
 
 16 agents of PPO, whose learning rate, entropy coefficient and lambda are drawn from wide ranges, train for some
 generations. After each, the worst quarter copies the best quarter and perturbs its hyperparameters ("pbt"), half
@@ -16,7 +17,7 @@ import numpy as np
 
 import gaejax
 from gaejax.training import ancestors, initial_population, plot_lineage, train_population
-from gaejax.training.results import results_parser, write_results
+from gaejax.training.results import read_results, results_parser, write_results
 from gaejax.training.scripts import run_script
 
 AGENTS, REPETITIONS, EPISODES, SEED = 16, 5, 64, 2026
@@ -29,9 +30,7 @@ TASKS = {
         "updates": 15,
         "config": {
             "num_envs": 16,
-            "num_steps": 128,
-            "num_epochs": 10,
-            "num_minibatches": 16,
+            "num_steps": 64,
             "discount": 0.95,
             "normalize_observations": True,
             "normalize_rewards": True,
@@ -78,9 +77,13 @@ def measure(name: str, mode: str) -> tuple[dict[str, Any], Any]:
 
 
 def main(argv: list[str]) -> None:
-    arguments = results_parser(__doc__).parse_args(argv)
-    rows = []
-    for name in TASKS:
+    parser = results_parser(__doc__)
+    parser.add_argument("--environment", choices=list(TASKS), help="measure only this one (default: both)")
+    arguments = parser.parse_args(argv)
+    names = list(TASKS) if arguments.environment is None else [arguments.environment]
+    earlier = read_results(arguments.output / "populations.csv")
+    rows: list[dict[str, Any]] = [row for row in earlier if row["environment"] not in names]
+    for name in names:
         for mode in MODES:
             line, lineage = measure(name, mode)
             rows.append(line)

@@ -257,7 +257,8 @@ def plot_lineage(lineage: "Lineage", picture: Path | str, title: str) -> None:
             axes.set_yscale("log")
     panels[0, 0].set(title=title, ylabel="agent")
     panels[-1, 0].set(xlabel="generation")
-    panels[-1, 0].xaxis.get_major_locator().set_params(integer=True)
+    for axis in (panels[0, 0].yaxis, panels[-1, 0].xaxis):
+        axis.get_major_locator().set_params(integer=True)
     shown = [Line2D([], [], color=colors[founder], linewidth=1.8) for founder in final[:8].tolist()]
     labels = [f"{count} of agent {founder}" for founder, count in zip(final[:8], -np.sort(-counts)[:8], strict=True)]
     legend = {"title": "final population", "loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}

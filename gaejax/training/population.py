@@ -95,7 +95,9 @@ def exploit(
     """
     check_bounds(states.config, bounds)
     _check_exploitation(fraction, factor)
-    num_agents = fitness.shape[0]
+    num_agents = states.key.shape[0]
+    if fitness.shape != (num_agents,):
+        raise ValueError(f"fitness must be of shape ({num_agents},), one number an agent, got {fitness.shape}")
     used = {name: getattr(states.config, name) for name in bounds}
     source = _sources(key, fitness, max(1, int(num_agents * fraction)) if fraction else 0)
     copied = source != jnp.arange(num_agents)
@@ -216,7 +218,7 @@ def check_bounds(config: Any, bounds: Bounds) -> None:
             raise ValueError(f"bounds: {name} is static and cannot change in a program: choose a float")
         if getattr(config, name) is None:
             raise ValueError(f"bounds: {name} is None in the config: give it a number there first")
-        if len(pair) != 2 or not all(isinstance(end, int | float) and math.isfinite(end) for end in pair):
+        if not _is_pair_of_numbers(pair):
             raise ValueError(f"bounds: {name} must be two finite numbers (low, high), got {pair!r}")
         if not pair[0] < pair[1]:
             raise ValueError(f"bounds: {name} must have low < high, got {pair!r}")
@@ -226,6 +228,11 @@ def check_bounds(config: Any, bounds: Bounds) -> None:
                 "" if most == math.inf else f" and at most {most}"
             )
             raise ValueError(f"bounds: {name} must be {wanted}, got {pair!r}")
+
+
+def _is_pair_of_numbers(pair: Any) -> bool:
+    numbers = isinstance(pair, tuple | list) and all(isinstance(end, int | float) for end in pair)
+    return numbers and len(pair) == 2 and all(math.isfinite(end) for end in pair)
 
 
 def _at_most_1(config: Any, name: str) -> bool:

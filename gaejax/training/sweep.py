@@ -17,7 +17,7 @@ import numpy as np
 from gaejax._arguments import did_you_mean
 from gaejax.algorithms import Algorithm
 from gaejax.environments import metric_names
-from gaejax.training.driver import NUM_ROWS
+from gaejax.training.driver import NUM_ROWS, _interruptible
 from gaejax.training.evaluation import evaluate
 from gaejax.training.metrics import EPISODE_MEANS, flat
 from gaejax.training.plan import Program, compile_program, device_memory, duration, megabytes, seconds_per_update
@@ -184,8 +184,8 @@ def sweep(
       seeds: Agents for each point.
       seed: The integer that the keys of all of them are made from.
       eval_episodes: Episodes of the final evaluation of each agent.
-      output: A `.npz` file. It is written after each chunk; the same call goes on where that was, also after Ctrl-C.
-        `Sweep.load` reads it. None: nothing is written.
+      output: A `.npz` file. It is written after each chunk, whole or not at all, and the same call goes on from it:
+        the result is, bit for bit, that of a sweep without the pause. `Sweep.load` reads it. None: nothing is written.
       chunk: Agents to train at a time. Default: as many as fit, at most 64 on a CPU and 1024 a device elsewhere.
       progress: Whether to show a progress bar.
 
@@ -194,12 +194,19 @@ def sweep(
 
     Raises:
       ValueError: for what cannot be swept, and an `output` that holds another sweep, before anything is compiled.
+      KeyboardInterrupt: after Ctrl-C, when the current hundredth of a chunk is done. A second one kills.
     """
     job = _checked(algorithm, axes, config, total_steps, seeds, seed, eval_episodes)
     _check_whole("chunk", 1 if chunk is None else chunk)
     path = None if output is None else _checked_path(output)
     found = _unfinished(job, path)
-    with _Bar(job, found, progress) as bar:
+    with _Bar(job, found, progress) as bar, _interruptible() as interrupted:
+
+        def advanced(agents: int) -> None:
+            bar.advance(agents)
+            if interrupted():
+                raise KeyboardInterrupt
+
         for number, group in enumerate(job.groups):
             left = [agent for agent in group.agents if not found.finished.flat[agent]]
             if not left:
@@ -209,7 +216,7 @@ def sweep(
             found.about["chunks"][number] = programs.size
             for start in range(0, len(left), programs.size):
                 agents = np.array(left[start : start + programs.size])
-                _keep(found, agents, _run(job, group, programs, agents, bar.advance))
+                _keep(found, agents, _run(job, group, programs, agents, advanced))
                 if path is not None:
                     found.save(path)
     return found
@@ -437,7 +444,7 @@ def _check_same(found: Sweep, job: _Job, about: dict[str, Any], path: Path) -> N
 
 def _mesh() -> jax.sharding.Mesh | None:
     """All devices, if there are several."""
-    return jax.make_mesh((jax.device_count(),), ("agents",)) if jax.device_count() > 1 else None
+    return jax.sharding.Mesh(np.array(jax.devices()), ("agents",)) if jax.device_count() > 1 else None
 
 
 def _mapped(function: Callable, in_specs: tuple) -> Callable:
@@ -490,7 +497,9 @@ def _compiled(job: _Job, group: _Group, size: int) -> _Programs:
     place = None if mesh is None else jax.sharding.NamedSharding(mesh, AGENTS)
     shaped = partial(jax.tree.map, lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
-    states = shaped(jax.eval_shape(partial(_init, job, group), keys, _configs(job, group, np.zeros(size, int))))
+    states = shaped(
+        jax.eval_shape(partial(_init, job, group), keys, _configs(job, group, np.full(size, group.agents[0])))
+    )
     advance = jax.jit(_mapped(partial(_advance, job), (AGENTS, jax.P())), donate_argnums=0)
     play = jax.jit(_mapped(jax.vmap(partial(_play, job)), (AGENTS, AGENTS)))
     return _Programs(
