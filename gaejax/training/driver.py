@@ -44,7 +44,8 @@ from gaejax.training.observers import (
     read_only,
 )
 from gaejax.training.results import versions
-from gaejax.training.run import Experiment, Run
+from gaejax.training.run import Experiment, Run, read_json
+from gaejax.training.sizes import check_sizes
 from gaejax.training.train import num_updates
 
 NUM_ROWS = 100
@@ -160,6 +161,7 @@ class _Job(NamedTuple):
 def _prepare(experiment: Run, output: Path, total: int, resume: bool, audience: Observers) -> _Job:
     """Builds a run and makes its folder, or loads what is in it."""
     algorithm = experiment.build()
+    check_sizes(experiment, algorithm)
     updates_per_row = -(-total // NUM_ROWS)
     # Tracing refuses what does not fit together, before anything is compiled or written.
     like = jax.eval_shape(partial(initial_states, dataclasses.replace(experiment, warm_start=None), algorithm))
@@ -218,8 +220,8 @@ def _check_resumed(experiment: Run, output: Path, total: int) -> dict[str, Any] 
     if dataclasses.replace(earlier, total_steps=now.total_steps, warm_start=now.warm_start) != now:
         raise ValueError(f"the run in {output} has another configuration: only its total_steps can be changed")
     path = output / "summary.json"
-    summary = json.loads(path.read_text()) if path.is_file() else {}
-    return summary if summary.get("finished") and summary["updates"] == total else None
+    summary = read_json(path) if path.is_file() else {}
+    return summary if summary.get("finished") and summary.get("updates") == total else None
 
 
 def _train(job: _Job, call: Call, interrupted: Callable[[], bool]) -> tuple[Any, float]:

@@ -1,12 +1,14 @@
 """Metrics: the infos of training steps as lines of `metrics.csv`, and what is read from them."""
 
 import csv
+import itertools
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gaejax._arguments import short
 from gaejax.algorithms import HEALTHY, TrainingInfo
 
 EPISODE_MEANS = ("episode_return", "episode_length")
@@ -85,9 +87,55 @@ def _mean_over_episodes(means: np.ndarray, episodes: np.ndarray) -> np.ndarray:
 
 
 def read_metrics(path: Path | str) -> list[dict[str, float]]:
-    """Returns the lines of a `metrics.csv`, in order: numbers by column."""
-    with Path(path).open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    """Returns the lines of a `metrics.csv`, in order: numbers by column.
+
+    Raises:
+      ValueError: if there is no such file, or it is damaged; one line with the path, the line and the column.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        lines = list(csv.reader(Path(path).read_bytes().decode().splitlines()))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged: it is no table ({error}); restore it from a copy") from None
+    names = lines[0] if lines else []
+    if lines and len(lines) > 1:
+        for needed in ("seed", "update", "env_steps"):
+            if needed not in names:
+                raise ValueError(f"{path} is damaged: its first line names no column {needed}; restore it from a copy")
+    rows = [_numbers(f"{path} is damaged: line {at}", names, line) for at, line in enumerate(lines[1:], start=2)]
+    _check_order(path, rows)
+    return rows
+
+
+def _check_order(path: Path | str, rows: list[dict[str, float]]) -> None:
+    """Raises ValueError unless every seed has lines of the same updates, in order."""
+    by_seed: dict[float, list[dict[str, float]]] = {}
+    for row in rows:
+        by_seed.setdefault(row["seed"], []).append(row)
+    first = next(iter(by_seed.values()), [])
+    for seed, own in by_seed.items():
+        updates = [row["update"] for row in own]
+        if updates != [row["update"] for row in first] or updates != sorted(set(updates)):
+            what = "the updates of the others, in order: lines were removed, repeated or edited"
+            raise ValueError(f"{path} is damaged: the lines of seed {seed:.0f} do not have {what}")
+        if any(later["env_steps"] < earlier["env_steps"] for earlier, later in itertools.pairwise(own)):
+            raise ValueError(f"{path} is damaged: env_steps of seed {seed:.0f} must not fall; restore it from a copy")
+
+
+def _numbers(where: str, names: list[str], line: list[str]) -> dict[str, float]:
+    """Returns a line as numbers by column; raises ValueError, beginning with `where`, if it is damaged."""
+    if len(line) != len(names):
+        raise ValueError(f"{where} has {len(line)} columns of {len(names)}; remove it, or restore the file from a copy")
+    row = {}
+    for name, value in zip(names, line, strict=True):
+        try:
+            row[name] = float(value)
+        except ValueError:
+            raise ValueError(f"{where}: {name} must be a number, got {short(value)}") from None
+        if name in ("seed", "update", "env_steps") and not (row[name] >= 0 and row[name].is_integer()):
+            raise ValueError(f"{where}: {name} must be a whole number of at least 0, got {short(value)}")
+    return row
 
 
 def env_steps_at(path: Path, update: int, num_seeds: int) -> np.ndarray:
