@@ -153,7 +153,8 @@ def as_array(name: str, value: Any, kind: type[float] | type[bool]) -> jax.Array
     try:
         array = jnp.asarray(float(value) if whole_number else value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise TypeError(f"{name} must be an array, got {type(value).__name__}") from error
+        of = f" of {value.dtype}" if isinstance(value, np.ndarray) else ""
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}{of}") from error
     if kind is float and not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be floating-point, got {array.dtype}: cast it with {name}.astype('float32')")
     if kind is bool and array.dtype != jnp.bool_:
@@ -263,6 +264,8 @@ def _may_be_padded(arrays: dict[str, Any], axis: Any) -> bool:
     full, one_step = tuple(rewards.shape), list(rewards.shape)
     del one_step[axis]
     for name, x in arrays.items():
+        if isinstance(x, np.ndarray) and x.dtype.kind in "OSUMm":  # objects, texts and times
+            return False
         shape = tuple(x.shape)
         if name in COEFFICIENTS and len(shape) == len(full):
             shape = tuple(f if s == 1 else s for s, f in zip(shape, full, strict=True))

@@ -86,8 +86,12 @@ def _mean_over_episodes(means: np.ndarray, episodes: np.ndarray) -> np.ndarray:
     return np.divide(sums, total, where=total > 0, out=np.full(np.shape(sums), np.nan))
 
 
-def read_metrics(path: Path | str) -> list[dict[str, float]]:
+def read_metrics(path: Path | str, until: int | None = None) -> list[dict[str, float]]:
     """Returns the lines of a `metrics.csv`, in order: numbers by column.
+
+    Args:
+      path: The file.
+      until: The update whose lines are the last to be read; a crash may have damaged those after it. Default: all.
 
     Raises:
       ValueError: if there is no such file, or it is damaged; one line with the path, the line and the column.
@@ -95,15 +99,29 @@ def read_metrics(path: Path | str) -> list[dict[str, float]]:
     if not Path(path).is_file():
         raise ValueError(f"there is no file {path}")
     try:
-        lines = list(csv.reader(Path(path).read_bytes().decode().splitlines()))
+        text = Path(path).read_bytes().decode()
+        lines = list(csv.reader(text.splitlines()))
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} is damaged: it is no table ({error}); restore it from a copy") from None
-    names = lines[0] if lines else []
-    if lines and len(lines) > 1:
-        for needed in ("seed", "update", "env_steps"):
-            if needed not in names:
-                raise ValueError(f"{path} is damaged: its first line names no column {needed}; restore it from a copy")
-    rows = [_numbers(f"{path} is damaged: line {at}", names, line) for at, line in enumerate(lines[1:], start=2)]
+    if not lines:
+        return []
+    if until is None and not text.endswith("\n"):
+        raise ValueError(f"{path} is damaged: its last line is cut; remove it, or restore the file from a copy")
+    names = lines[0]
+    for needed in ("seed", "update", "env_steps"):
+        if needed not in names:
+            raise ValueError(f"{path} is damaged: its first line names no column {needed}; restore it from a copy")
+    rows = []
+    for at, line in enumerate(lines[1:], start=2):
+        try:
+            row = _numbers(f"{path} is damaged: line {at}", names, line)
+        except ValueError:
+            if rows and rows[-1]["update"] == until:
+                break
+            raise
+        if until is not None and row["update"] > until:
+            break
+        rows.append(row)
     _check_order(path, rows)
     return rows
 
@@ -139,16 +157,19 @@ def _numbers(where: str, names: list[str], line: list[str]) -> dict[str, float]:
 
 
 def env_steps_at(path: Path, update: int, num_seeds: int) -> np.ndarray:
-    """Returns the environment steps of each seed `[S]`, from the last lines of a `metrics.csv` up to an update.
+    """Returns the environment steps of each seed `[S]`, from the lines of an update in a `metrics.csv`; 0 before the
+    first one.
 
     Raises:
-      ValueError: if the file is not there, or has no such lines.
+      ValueError: if the file is not there or damaged, or has no such lines.
     """
-    rows = [row for row in read_metrics(path) if row["update"] <= update] if path.is_file() else []
-    last = [int(row["env_steps"]) for row in rows[-num_seeds:]]
-    if len(last) != num_seeds:
-        raise ValueError(f"{path} has no lines up to update {update}, where the checkpoint is: the run cannot go on")
-    return np.array(last, np.int64)
+    if update == 0:
+        return np.zeros(num_seeds, np.int64)
+    rows = [row for row in read_metrics(path, update) if row["update"] == update] if path.is_file() else []
+    if [row["seed"] for row in rows] != list(range(num_seeds)):
+        wanted = f"a line for each of {num_seeds} seeds at update {update}, where the checkpoint is"
+        raise ValueError(f"{path} has no lines up to update {update}: it needs {wanted}; the run cannot go on")
+    return np.array([int(row["env_steps"]) for row in rows], np.int64)
 
 
 NEARLY_CONSTANT = 0.05
