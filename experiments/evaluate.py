@@ -12,8 +12,10 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from gaejax._arguments import check_seed
 from gaejax.training import evaluate_seeds, load_states
 from gaejax.training.scripts import run_script
+from gaejax.training.sizes import check_episodes
 
 
 @dataclasses.dataclass
@@ -36,7 +38,9 @@ def main(argv: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     if arguments.episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {arguments.episodes}")
+    check_seed("seed", arguments.seed)
     experiment, algorithm, states = load_states(arguments.run, which=arguments.checkpoint)
+    check_episodes(experiment, algorithm, "episodes", arguments.episodes)
     evaluation, _ = evaluate_seeds(
         experiment, algorithm, states, num_episodes=arguments.episodes, seed=arguments.seed, greedy=arguments.greedy
     )

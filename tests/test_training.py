@@ -257,7 +257,7 @@ def test_bad_arguments_are_refused_before_anything_is_compiled_or_written(argume
         (dict(config={}), "config must be a PPOConfig, since algorithm is 'ppo', got a dict"),
         (dict(config=gaejax.A2CConfig()), "config must be a PPOConfig, since algorithm is 'ppo', got a A2CConfig"),
         (dict(algorithm="ppoo"), "algorithm must be one of"),
-        (dict(environment=None), "environment must be a name or a gaejax.Environment, got a builtins.NoneType"),
+        (dict(environment=None), "environment must be a gaejax.Environment, got None"),
         (dict(environment=counter(), environment_arguments={"x": 1}), "environment_arguments need the name"),
         (dict(num_seeds=2.5), "num_seeds must be a whole number, got 2.5"),
         (dict(seed="a"), "seed must be a whole number, got 'a'"),

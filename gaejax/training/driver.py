@@ -35,7 +35,7 @@ from gaejax.training.devices import SEEDS, Layout, agreed, check_same, fetch, is
 from gaejax.training.evaluation import Evaluation, evaluate
 from gaejax.training.files import check_output, is_ours, locked, write_whole
 from gaejax.training.interruptions import Interrupted, Interruptions, interruptible
-from gaejax.training.metrics import EPISODE_MEANS, Aggregate, Counters, explain_report, flat, read_metrics
+from gaejax.training.metrics import EPISODE_MEANS, Aggregate, Counters, env_steps_at, explain_report, flat, read_metrics
 from gaejax.training.observers import (
     Checkpoint,
     CsvWriter,
@@ -49,7 +49,8 @@ from gaejax.training.observers import (
     read_only,
 )
 from gaejax.training.results import versions
-from gaejax.training.run import Experiment, Run
+from gaejax.training.run import Experiment, Run, read_json
+from gaejax.training.sizes import check_sizes
 from gaejax.training.train import num_updates
 from gaejax.training.watch import OnNonfinite, Watch
 
@@ -267,7 +268,7 @@ def _as_loaded(experiment: Run) -> Run:
 
 def _summary(output: Path) -> dict[str, Any]:
     path = output / "summary.json"
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _check_resumed(experiment: Run, output: Path, total: int) -> dict[str, Any] | None:
@@ -276,7 +277,7 @@ def _check_resumed(experiment: Run, output: Path, total: int) -> dict[str, Any] 
     if dataclasses.replace(earlier, total_steps=now.total_steps, warm_start=now.warm_start) != now:
         raise ValueError(f"the run in {output} has another configuration: only its total_steps can be changed")
     summary = _summary(output)
-    return summary if summary.get("finished") and summary["updates"] == total else None
+    return summary if summary.get("finished") and summary.get("updates") == total else None
 
 
 class _Built(NamedTuple):
@@ -295,6 +296,7 @@ def _build(experiment: Run, total: int, devices: int | None, row_devices: int) -
     algorithm = experiment.build()
     updates_per_row = -(-total // NUM_ROWS)
     capacity = min(updates_per_row, UPDATES_PER_CALL)
+    check_sizes(experiment, algorithm)
     layout, like = lay_out(experiment, algorithm, devices=devices, row_devices=row_devices)
     lowered = lower_training(algorithm, like, capacity, layout)
     return _Built(algorithm, layout, like, lowered, updates_per_row, capacity)
@@ -341,6 +343,7 @@ def _begin(
             raise ValueError(f"total_steps must not be less than what the run in {output} has taken")
         if is_first():
             set_aside_after(checkpoint)
+        env_steps_at(output / "metrics.csv", notes["logged"], experiment.num_seeds)  # refuses a damaged table
         counters = Counters(updates, np.array(notes["env_steps"], np.int64), notes["logged"], notes["row_return"])
         aggregate = Aggregate(means, notes["pending"])
     elif _has_started(output):

@@ -1,12 +1,14 @@
 """Metrics: the infos of training steps as lines of `metrics.csv`, and what is read from them."""
 
 import csv
+import itertools
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gaejax._arguments import short
 from gaejax.algorithms import HEALTHY, TrainingInfo
 
 EPISODE_MEANS = ("episode_return", "episode_length")
@@ -114,11 +116,94 @@ def _quotient(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, where=counts > 0, out=np.full(np.shape(sums), np.nan))
 
 
-def read_metrics(path: Path | str) -> list[dict[str, float]]:
-    """Returns the lines of a `metrics.csv`, in order: numbers by column. A last line that was cut is left out."""
-    lines = Path(path).read_text("utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(whole)]
+def read_metrics(path: Path | str, until: int | None = None) -> list[dict[str, float]]:
+    """Returns the lines of a `metrics.csv`, in order: numbers by column. What a kill left half written at the end, a line
+    or the lines of some seeds only, is left out.
+
+    Args:
+      path: The file.
+      until: The update whose lines are the last to be read; a crash may have damaged those after it. Default: all.
+
+    Raises:
+      ValueError: if there is no such file, or it is damaged; one line with the path, the line and the column.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        text = Path(path).read_bytes().decode()
+        lines = list(csv.reader(text.splitlines()))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged: it is no table ({error}); restore it from a copy") from None
+    if until is None and not text.endswith("\n"):
+        lines = lines[:-1]
+    if not lines:
+        return []
+    names = lines[0]
+    for needed in ("seed", "update", "env_steps"):
+        if needed not in names:
+            raise ValueError(f"{path} is damaged: its first line names no column {needed}; restore it from a copy")
+    rows = []
+    for at, line in enumerate(lines[1:], start=2):
+        try:
+            row = _numbers(f"{path} is damaged: line {at}", names, line)
+        except ValueError:
+            if rows and rows[-1]["update"] == until:
+                break
+            raise
+        if until is not None and row["update"] > until:
+            break
+        rows.append(row)
+    num_seeds = 1 + int(max((row["seed"] for row in rows), default=0))
+    last = [row for row in rows if row["update"] == rows[-1]["update"]]
+    rows = rows[: -len(last)] if until is None and len(last) < num_seeds else rows
+    _check_order(path, rows)
+    return rows
+
+
+def _check_order(path: Path | str, rows: list[dict[str, float]]) -> None:
+    """Raises ValueError unless every seed has lines of the same updates, in order."""
+    by_seed: dict[float, list[dict[str, float]]] = {}
+    for row in rows:
+        by_seed.setdefault(row["seed"], []).append(row)
+    first = next(iter(by_seed.values()), [])
+    for seed, own in by_seed.items():
+        updates = [row["update"] for row in own]
+        if updates != [row["update"] for row in first] or updates != sorted(set(updates)):
+            what = "the updates of the others, in order: lines were removed, repeated or edited"
+            raise ValueError(f"{path} is damaged: the lines of seed {seed:.0f} do not have {what}")
+        if any(later["env_steps"] < earlier["env_steps"] for earlier, later in itertools.pairwise(own)):
+            raise ValueError(f"{path} is damaged: env_steps of seed {seed:.0f} must not fall; restore it from a copy")
+
+
+def _numbers(where: str, names: list[str], line: list[str]) -> dict[str, float]:
+    """Returns a line as numbers by column; raises ValueError, beginning with `where`, if it is damaged."""
+    if len(line) != len(names):
+        raise ValueError(f"{where} has {len(line)} columns of {len(names)}; remove it, or restore the file from a copy")
+    row = {}
+    for name, value in zip(names, line, strict=True):
+        try:
+            row[name] = float(value)
+        except ValueError:
+            raise ValueError(f"{where}: {name} must be a number, got {short(value)}") from None
+        if name in ("seed", "update", "env_steps") and not (row[name] >= 0 and row[name].is_integer()):
+            raise ValueError(f"{where}: {name} must be a whole number of at least 0, got {short(value)}")
+    return row
+
+
+def env_steps_at(path: Path, update: int, num_seeds: int) -> np.ndarray:
+    """Returns the environment steps of each seed `[S]`, from the lines of an update in a `metrics.csv`; 0 before the
+    first one.
+
+    Raises:
+      ValueError: if the file is not there or damaged, or has no such lines.
+    """
+    if update == 0:
+        return np.zeros(num_seeds, np.int64)
+    rows = [row for row in read_metrics(path, update) if row["update"] == update] if path.is_file() else []
+    if [row["seed"] for row in rows] != list(range(num_seeds)):
+        wanted = f"a line for each of {num_seeds} seeds at update {update}, where the checkpoint is"
+        raise ValueError(f"{path} has no lines up to update {update}: it needs {wanted}; the run cannot go on")
+    return np.array([int(row["env_steps"]) for row in rows], np.int64)
 
 
 NEARLY_CONSTANT = 0.05
