@@ -624,7 +624,7 @@ def stopped_before_compiling(quick: bool) -> Iterator[None]:
     def stop(*arguments: Any, **keywords: Any) -> Any:
         raise Reached
 
-    def traced(algorithm: Any, states: Any, capacity: int) -> Any:
+    def traced(algorithm: Any, states: Any, capacity: int, layout: Any) -> Any:
         if int(states.updates.shape[0]) < 1:
             raise AssertionError("a run has at least one seed")
         if traces:
@@ -635,16 +635,16 @@ def stopped_before_compiling(quick: bool) -> Iterator[None]:
     traces = [] if quick else [None] * TRACES
     original = driver.initial_states
 
-    def initial_states(experiment: Any, algorithm: Any) -> Any:
+    def initial_states(experiment: Any, algorithm: Any, layout: Any = None) -> Any:
         is_traced = isinstance(jnp.zeros(()), jax.core.Tracer)
         if is_traced or experiment.warm_start is not None:
-            return original(experiment, algorithm)
+            return original(experiment, algorithm, layout)
         raise Reached
 
     with contextlib.ExitStack() as stack:
         warnings.simplefilter("ignore")
         for module, name, function in (
-            (driver, "_lower_training", traced),
+            (driver, "lower_training", traced),
             (driver, "_run", stop),
             (driver, "initial_states", initial_states),
             (evaluate_script, "evaluate_seeds", stop),

@@ -117,8 +117,8 @@ def _quotient(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def read_metrics(path: Path | str, until: int | None = None) -> list[dict[str, float]]:
-    """Returns the lines of a `metrics.csv`, in order: numbers by column. What a kill left half written at the end, a line
-    or the lines of some seeds only, is left out.
+    """Returns the lines of a `metrics.csv`, in order: numbers by column. What a kill left half written at the end, a
+    line or the lines of some seeds only, is left out.
 
     Args:
       path: The file.

@@ -17,8 +17,9 @@ import numpy as np
 from gaejax._arguments import did_you_mean
 from gaejax.algorithms import Algorithm
 from gaejax.environments import metric_names
-from gaejax.training.driver import NUM_ROWS, _interruptible
+from gaejax.training.driver import NUM_ROWS
 from gaejax.training.evaluation import evaluate
+from gaejax.training.interruptions import interruptible
 from gaejax.training.metrics import EPISODE_MEANS, flat
 from gaejax.training.plan import Program, compile_program, device_memory, duration, megabytes, seconds_per_update
 from gaejax.training.results import versions
@@ -200,11 +201,11 @@ def sweep(
     _check_whole("chunk", 1 if chunk is None else chunk)
     path = None if output is None else _checked_path(output)
     found = _unfinished(job, path)
-    with _Bar(job, found, progress) as bar, _interruptible() as interrupted:
+    with _Bar(job, found, progress) as bar, interruptible() as interruptions:
 
         def advanced(agents: int) -> None:
             bar.advance(agents)
-            if interrupted():
+            if interruptions.count:
                 raise KeyboardInterrupt
 
         for number, group in enumerate(job.groups):
