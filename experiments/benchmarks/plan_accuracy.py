@@ -1,6 +1,7 @@
 """How true a plan is: memory and time that it predicts, and what is measured then.
 
     uv run experiments/benchmarks/plan_accuracy.py
+    uv run experiments/benchmarks/plan_accuracy.py --from 2 --memory-only    # the first two lines of the table stay
 
 Every case has processes of its own. Memory: what `gaejax.plan` reads from the compiled program, against the largest
 resident size (VmHWM) during two training steps less the resident size before the states are made, when everything is
@@ -26,7 +27,7 @@ import gaejax
 from gaejax.training import Experiment
 from gaejax.training.driver import initial_states, lower_training
 from gaejax.training.plan import compile_program
-from gaejax.training.results import results_parser, write_results
+from gaejax.training.results import read_results, results_parser, write_results
 from gaejax.training.scripts import run_script
 
 UPDATES = 16
@@ -102,13 +103,17 @@ def main(argv: list[str]) -> None:
         experiment = FIXED if argv[2] == "fixed" else CASES[argv[2]]
         print(json.dumps({"memory": memory, "seconds": seconds}[argv[1]](experiment)))
         return
-    arguments = results_parser(__doc__).parse_args(argv)
-    rows, fixed = [], in_a_process("memory", "fixed")
+    parser = results_parser(__doc__)
+    parser.add_argument("--from", type=int, default=0, dest="first", help="the first case to measure, from 0")
+    parser.add_argument("--memory-only", action="store_true", help="measure no times")
+    arguments = parser.parse_args(argv)
+    rows: list[dict[str, Any]] = list(read_results(arguments.output / "plan.csv")[: arguments.first])
+    fixed = in_a_process("memory", "fixed")
     beside = fixed["measured"] - fixed["predicted"]
-    for number, name in enumerate(CASES):
+    for number, name in list(enumerate(CASES))[arguments.first :]:
         size = in_a_process("memory", name)
         own = size["measured"] - beside
-        spent = in_a_process("seconds", name) if number in TIMED else None
+        spent = in_a_process("seconds", name) if number in TIMED and not arguments.memory_only else None
         row = {
             "case": name,
             "predicted_MB": round(size["predicted"], 1),

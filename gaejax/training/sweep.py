@@ -369,18 +369,14 @@ def _grouped(axes: dict[str, tuple], config: Any, seeds: int, total_steps: int) 
         found.setdefault(tuple(static.items()), []).append(index)
     groups = []
     for static, points in found.items():
-        names = tuple(name for name in axes if kinds[name] != "number" or None in axes[name])
-        fixed = config.replace(**dict(static))
-        traced = tuple(name for name in axes if name not in dict(static))
-        fixed = fixed.replace(**{name: _first_number(axes[name]) for name in traced})
+        built_in = dict(static)
+        traced = tuple(name for name in axes if name not in built_in)
+        # A traced field needs some number here: the config may have None there.
+        some = {name: next(value for value in axes[name] if value is not None) for name in traced}
+        fixed = config.replace(**built_in, **some)
         agents = tuple(point * seeds + seed for point in points for seed in range(seeds))
-        built_in = tuple(name for name in names if name in dict(static))
-        groups.append(_Group(fixed, built_in, traced, agents, num_updates(fixed, total_steps)))
+        groups.append(_Group(fixed, tuple(built_in), traced, agents, num_updates(fixed, total_steps)))
     return tuple(groups)
-
-
-def _first_number(values: tuple) -> float:
-    return next(value for value in values if value is not None)
 
 
 def _check_whole(name: str, value: Any) -> None:
@@ -498,9 +494,7 @@ def _compiled(job: _Job, group: _Group, size: int) -> _Programs:
     place = None if mesh is None else jax.sharding.NamedSharding(mesh, AGENTS)
     shaped = partial(jax.tree.map, lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), size))
-    states = shaped(
-        jax.eval_shape(partial(_init, job, group), keys, _configs(job, group, np.full(size, group.agents[0])))
-    )
+    states = shaped(jax.eval_shape(partial(_init, job), keys, _configs(job, group, np.full(size, group.agents[0]))))
     advance = jax.jit(_mapped(partial(_advance, job), (AGENTS, jax.P())), donate_argnums=0)
     play = jax.jit(_mapped(jax.vmap(partial(_play, job)), (AGENTS, AGENTS)))
     return _Programs(
@@ -510,9 +504,8 @@ def _compiled(job: _Job, group: _Group, size: int) -> _Programs:
     )
 
 
-def _init(job: _Job, group: _Group, keys: jax.Array, configs: Any) -> Any:
+def _init(job: _Job, keys: jax.Array, configs: Any) -> Any:
     """The first states of a chunk. One after another: it takes milliseconds, and compiles faster than vmapped."""
-    del group
     return jax.lax.map(lambda agent: job.algorithm.init(*agent), (keys, configs))
 
 
@@ -564,7 +557,7 @@ def _first_states(job: _Job, group: _Group, programs: _Programs, agents: np.ndar
     """The states of a chunk before the first step. A short chunk is filled up with its last agent."""
     agents = _filled(agents, programs.size)
     keys = jax.random.split(jax.random.key(job.seed), job.seeds)[agents % job.seeds]
-    init = jax.jit(_mapped(partial(_init, job, group), (AGENTS, AGENTS)))
+    init = jax.jit(_mapped(partial(_init, job), (AGENTS, AGENTS)))
     return init(keys, _configs(job, group, agents))
 
 
