@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import tyro
 
-from gaejax._arguments import check_seed
+from gaejax._arguments import check_seed, check_whole
 from gaejax.language import LanguageModel, decoder_policy, encode_prompts, generate, load, read_jsonl, smollm2
 from gaejax.training.scripts import run_script
 
@@ -106,8 +106,7 @@ def respond(model: LanguageModel, prompts: list[str], arguments: Arguments) -> R
 def main(argv: list[str]) -> Responses:
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     for name in ("max_new", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(arguments, name)}")
+        check_whole(name, getattr(arguments, name), least=1)
     check_seed("seed", arguments.seed)
     if bool(arguments.prompt) == (arguments.prompts is not None):
         raise ValueError("give either --prompt TEXT ... or --prompts FILE.jsonl, and not both")

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import tyro
 
 import gaejax
+from gaejax._arguments import check_whole, short
 from gaejax.algorithms import Algorithm
 from gaejax.language import (
     TASKS,
@@ -51,6 +52,7 @@ from gaejax.training.scripts import Host, host_of, is_resuming, resumed, run_scr
 from gaejax.training.show_texts import show_texts
 
 SIZES = {"reverse": 5, "translation": 5, "sort": 8, "addition": 2, "question_answering": 4, "summary": 3}
+MOST_SIZE = 1024  # every token of a text is a step, and attends to all before it
 UPDATES = {"reverse": 100, "translation": 100, "sort": 700, "addition": 2000, "question_answering": 100, "summary": 100}
 
 
@@ -158,6 +160,12 @@ class LanguageExperiment(Run):
 
     def validate(self) -> None:
         super().validate()
+        if self.options.task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {short(self.options.task)}")
+        if self.options.size is not None:
+            check_whole("size", self.options.size, least=1)
+            if self.options.size > MOST_SIZE:
+                raise ValueError(f"size must be at most {MOST_SIZE}, got {short(self.options.size)}")
         needed, context = steps(self.task) + 1, self.decoder.max_position_embeddings
         if context < needed:
             raise ValueError(f"max_position_embeddings must be at least {needed} for {self.name}, got {context}")

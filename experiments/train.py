@@ -159,7 +159,7 @@ def assignments(name: str, texts: tuple[str, ...]) -> dict[str, Any]:
             raise ValueError(f"{name} must be of the form NAME=VALUE, got {text!r}")
         try:
             chosen[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             chosen[key] = value
     return chosen
 

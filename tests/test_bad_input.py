@@ -179,3 +179,51 @@ def test_the_caches_links_are_followed_and_no_others(tmp_path):
     (snapshot / "model.safetensors").symlink_to("../../../weights")
     with pytest.raises(ValueError, match=r"model\.safetensors must be a file in its folder, and is a link"):
         load(snapshot)
+
+
+class TimeLimit:
+    """As Gymnasium wraps its environments."""
+
+    unwrapped = None
+
+
+TimeLimit.__module__ = "gymnasium.wrappers.common"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        gaejax.mlp_policy,
+        gaejax.policies.make_policy,
+        gaejax.training.preset,
+        gaejax.environments.auto_reset,
+        gaejax.environments.rescale_actions,
+        lambda environment: gaejax.ppo(environment, None),
+        lambda environment: dataclasses.replace(EXPERIMENT, environment=environment).validate(),
+        lambda environment: gaejax.make(environment),
+    ],
+)
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (TimeLimit(), "got a gymnasium.wrappers.common.TimeLimit: its step is ordinary Python, which JAX cannot"),
+        (None, "got None: make one with gaejax.make"),
+    ],
+)
+def test_an_object_of_another_library_is_told_what_to_use_instead(call, given, words):
+    with pytest.raises((TypeError, ValueError), match=f"environment must be a gaejax.Environment, {words}") as caught:
+        call(given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{}, None, gaejax.A2CConfig(), gaejax.PPOConfig, 3])
+def test_the_config_of_another_algorithm_is_refused_and_so_is_what_is_none(given):
+    algorithm = EXPERIMENT.build()
+    with pytest.raises(TypeError, match="config of ppo must be a PPOConfig, got"):
+        gaejax.train(algorithm, jax.random.key(0), given, 10)
+    with pytest.raises(TypeError, match=r"key must be one key, such as jax.random.key\(0\), got 0"):
+        gaejax.train(algorithm, 0, CONFIG, 10)
+    with pytest.raises(TypeError, match=r"algorithm must be an Algorithm, such as gaejax\.ppo"):
+        gaejax.train("ppo", jax.random.key(0), CONFIG, 10)
+    with pytest.raises(TypeError, match="state must be a training state"):
+        gaejax.evaluate(algorithm, given, jax.random.key(0))

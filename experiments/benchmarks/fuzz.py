@@ -28,6 +28,7 @@ from typing import Any
 from unittest import mock
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -211,7 +212,10 @@ def is_broken(file: str, before: bytes, after: bytes, entry: str) -> bool | None
         return None  # as if the run had ended there
     try:
         if file == "config.json":
-            return json.loads(before) != json.loads(after)
+            written, now = json.loads(before), json.loads(after)
+            if isinstance(now, dict) and now | {"digest": written["digest"]} == written:
+                return None if "digest" not in now else now != written  # runs of earlier versions have none
+            return True
         if file == "summary.json":
             return not isinstance(json.loads(after), dict) or None
     except (ValueError, RecursionError):
@@ -228,6 +232,7 @@ BAD_FLAGS: list[tuple[str, ...]] = [
     *(("--env-arguments", f"max_steps_in_episode={value}") for value in ("[1,2]", "0", "-5", "x", "1e400", "True")),
     *(("--env-arguments", f"gravity={value}") for value in ("(1,)", "x", "1e400", "None", "{}", "-1e400", "'a'")),
     *(("--env-arguments", value) for value in ("gravty=1", "x", "=1", "time_limit=x", "gravity=" + "[" * 300)),
+    *(("--env-arguments", value) for value in ("gravity={[]:1}", "gravity=" + "-" * 9999 + "1", "gravity=1 if 1")),
     *(("--seed", value) for value in ("99999999999999999999", "-1", "4294967296", "x", "0.5", "")),
     *(("--num-envs", value) for value in ("0", "-1", "1000000000", "99999999999999999999999", "x", "1e3")),
     *(("--num-steps", value) for value in ("0", "1000000000000", "x")),
@@ -244,7 +249,6 @@ BAD_FLAGS: list[tuple[str, ...]] = [
     *(("--algorithm", value) for value in ("x", "", "PPO", "dqn")),
     *(("--memory", "gru", "--memory-size", value) for value in ("0", "-1", "x", "100000000", "99999999999999")),
     *(("--memory", value) for value in ("lstm", "")),
-    ("--memory", "gru", "--num-envs", "3"),
     ("--memory", "transformer", "--memory-size", "7"),
     ("--memory", "transformer", "--context", "0"),
     *(("--hidden-sizes", value) for value in ("0", "-1", "x", "99999999999")),
@@ -266,6 +270,7 @@ BAD_PPO: list[tuple[str, ...]] = [
     *(("--max-grad-norm", value) for value in NUMBERS),
     *(("--num-epochs", value) for value in ("0", "-1", "x", "9999999999")),
     ("--burn-in-steps", "128"),
+    ("--memory", "gru", "--num-envs", "3"),
     ("--advantage-normalization", "x"),
     ("--env", "Catch-bsuite", "--env-arguments", "rows=0"),
     ("--env", "Catch-bsuite", "--env-arguments", "rows=-3"),

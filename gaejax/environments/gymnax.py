@@ -63,13 +63,13 @@ def make(name: str, *, time_limit: Literal["truncate", "terminate"] = "truncate"
         _check_argument(
             f"{name}: {key}", value, usual, least=1 if key in (*arguments, "max_steps_in_episode") else None
         )
+    own = {key: value for key, value in kwargs.items() if key not in arguments}
     try:
         source, params = gymnax.make(name, **{key: value for key, value in kwargs.items() if key in arguments})
+        environment = from_gymnax(source, params.replace(**own), name)
     except Exception as error:  # whatever a constructor says to an argument that it cannot use
         given = ", ".join(f"{key}={short(value)}" for key, value in kwargs.items() if key in arguments)
-        raise ValueError(f"{name} cannot be made with {given}: {short(error)}") from error
-    params = params.replace(**{key: value for key, value in kwargs.items() if key not in arguments})
-    environment = from_gymnax(source, params, name)
+        raise ValueError(f"{name} cannot be made with {given or own}: {' '.join(str(error).split())[:200]}") from error
     return time_limit_terminates(environment) if time_limit == "terminate" else environment
 
 

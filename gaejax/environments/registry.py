@@ -70,8 +70,8 @@ def make(name: str, **kwargs: Any) -> Environment:
 
 
 def _adapter(package: str) -> Any:
-    if package not in PACKAGES:
-        raise ValueError(f"unknown package {package!r}: there are {', '.join(PACKAGES)}")
+    if not isinstance(package, str) or package not in PACKAGES:
+        raise ValueError(f"unknown package {short(package)}: there are {', '.join(PACKAGES)}")
     return importlib.import_module(PACKAGES[package])
 
 
