@@ -134,21 +134,17 @@ def read_metrics(path: Path | str, until: int | None = None) -> list[dict[str, f
         lines = list(csv.reader(text.splitlines()))
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path} is damaged: it is no table ({error}); restore it from a copy") from None
-    if until is None and not text.endswith("\n"):
+    if not text.endswith("\n"):
         lines = lines[:-1]
     if not lines:
         return []
     names = lines[0]
-    if len(lines) == 1 and not text.endswith("\n"):
-        raise ValueError(f"{path} is damaged: its first line is cut; restore it from a copy")
     for needed in ("seed", "update", "env_steps"):
         if needed not in names:
             raise ValueError(f"{path} is damaged: its first line names no column {needed}; restore it from a copy")
-    rows, cut = [], not text.endswith("\n")
+    rows = []
     for at, line in enumerate(lines[1:], start=2):
         try:
-            if cut and at == len(lines):
-                raise ValueError(f"{path} is damaged: its last line is cut; remove it, or restore the file from a copy")
             row = _numbers(f"{path} is damaged: line {at}", names, line)
         except ValueError:
             if rows and rows[-1]["update"] == until:

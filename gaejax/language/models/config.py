@@ -140,7 +140,7 @@ class DecoderConfig:
             value = getattr(self, name)
             if value is None and name == "initializer_range":
                 continue
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value <= 1e30:
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1e30:
                 raise ValueError(f"{name} must be a number of at least 0, got {short(value)}")
         for name in ("tie_word_embeddings", "qkv_bias"):
             if not isinstance(getattr(self, name), bool):
