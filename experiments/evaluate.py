@@ -7,13 +7,15 @@ example:
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import tyro
 
+from gaejax._arguments import check_seed
 from gaejax.training import evaluate_seeds, load_states
 from gaejax.training.scripts import run_script
+from gaejax.training.sizes import check_episodes
 
 
 @dataclasses.dataclass
@@ -24,6 +26,8 @@ class Arguments:
     """The run's folder."""
     episodes: int = 64
     """Episodes of each seed."""
+    checkpoint: Literal["latest", "best"] = "latest"
+    """The newest checkpoint, or the best of those saved, by the training return."""
     greedy: bool = False
     """Take the most probable action instead of a sample."""
     seed: int = 0
@@ -34,7 +38,9 @@ def main(argv: list[str]) -> None:
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     if arguments.episodes < 1:
         raise ValueError(f"episodes must be at least 1, got {arguments.episodes}")
-    experiment, algorithm, states = load_states(arguments.run)
+    check_seed("seed", arguments.seed)
+    experiment, algorithm, states = load_states(arguments.run, which=arguments.checkpoint)
+    check_episodes(experiment, algorithm, "episodes", arguments.episodes)
     evaluation, _ = evaluate_seeds(
         experiment, algorithm, states, num_episodes=arguments.episodes, seed=arguments.seed, greedy=arguments.greedy
     )

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 import tyro
 
+from gaejax._arguments import check_seed, check_whole
 from gaejax.language import LanguageModel, decoder_policy, encode_prompts, generate, load, read_jsonl, smollm2
 from gaejax.training.scripts import run_script
 
@@ -105,8 +106,8 @@ def respond(model: LanguageModel, prompts: list[str], arguments: Arguments) -> R
 def main(argv: list[str]) -> Responses:
     arguments = tyro.cli(Arguments, args=argv, description=__doc__)
     for name in ("max_new", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(arguments, name)}")
+        check_whole(name, getattr(arguments, name), least=1)
+    check_seed("seed", arguments.seed)
     if bool(arguments.prompt) == (arguments.prompts is not None):
         raise ValueError("give either --prompt TEXT ... or --prompts FILE.jsonl, and not both")
     prompts = list(arguments.prompt)
@@ -117,7 +118,7 @@ def main(argv: list[str]) -> Responses:
         raise ValueError(f"{arguments.model} holds no tokenizer: put the model's tokenizer.json beside its weights")
     read = prompts
     if arguments.chat:
-        read = [model.tokenizer.chat([{"role": "user", "content": prompt}]) for prompt in prompts]
+        read = model.tokenizer.chats([[{"role": "user", "content": prompt}] for prompt in prompts])
     responses = respond(model, read, arguments)
     if arguments.output is not None:
         lines = [{"prompt": prompt, "response": text} for prompt, text in zip(prompts, responses.texts, strict=True)]

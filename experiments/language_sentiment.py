@@ -59,7 +59,8 @@ from gaejax.language import (
     token_environment,
 )
 from gaejax.training import Run, load_states, run_experiment
-from gaejax.training.scripts import is_resuming, resumed, run_script
+from gaejax.training.files import write_whole
+from gaejax.training.scripts import Host, host_of, is_resuming, resumed, run_script, was_terminated
 from gaejax.training.show_texts import show_texts
 from gaejax.transforms import encode_once
 
@@ -277,6 +278,7 @@ class Arguments:
 
     model: Annotated[Options, tyro.conf.OmitArgPrefixes]
     ppo: Annotated[gaejax.PPOConfig, tyro.conf.OmitArgPrefixes]
+    host: Annotated[Host, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Host)
     updates: int = 30
     """Number of rollouts, each followed by its gradient steps."""
     total_steps: int | None = None
@@ -323,15 +325,19 @@ def parse(argv: list[str]) -> tuple[Sentiment, Path]:
 
 def main(argv: list[str]) -> dict:
     started = time.perf_counter()
+    host, rest = host_of(argv)
+    host.join()
     resuming = is_resuming(argv)
-    run, output = resumed(argv, Sentiment) if resuming else parse(argv)
-    summary = run_experiment(run, output, resume=resuming)
+    run, output = resumed(rest, Sentiment) if resuming else parse(argv)
+    summary = run_experiment(run, output, resume=resuming, **host.keywords())
+    if was_terminated(summary) or not (summary["finished"] or summary["interrupted_by"]):
+        return summary
     summary["held_out"], samples = judged(run, load_states(output, Sentiment)[2])
     if run.options.reward == "learned":
         summary["preferences_in_order"] = reward_model(run.options.model)[1]
     summary["wall_seconds"] = time.perf_counter() - started
     summary["peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(output / "summary.json", json.dumps(summary, indent=2) + "\n")
     lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
     (output / "samples.jsonl").write_text("".join(lines), "utf-8")
     for name, found in summary["held_out"].items():

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import tyro
 
 import gaejax
+from gaejax._arguments import check_whole, short
 from gaejax.algorithms import Algorithm
 from gaejax.language import (
     TASKS,
@@ -46,10 +47,12 @@ from gaejax.language import (
 )
 from gaejax.language.tasks import ALPHABET, decode
 from gaejax.training import Run, load_states, run_experiment
-from gaejax.training.scripts import is_resuming, resumed, run_script
+from gaejax.training.files import write_whole
+from gaejax.training.scripts import Host, host_of, is_resuming, resumed, run_script, was_terminated
 from gaejax.training.show_texts import show_texts
 
 SIZES = {"reverse": 5, "translation": 5, "sort": 8, "addition": 2, "question_answering": 4, "summary": 3}
+MOST_SIZE = 1024  # every token of a text is a step, and attends to all before it
 UPDATES = {"reverse": 100, "translation": 100, "sort": 700, "addition": 2000, "question_answering": 100, "summary": 100}
 
 
@@ -157,6 +160,12 @@ class LanguageExperiment(Run):
 
     def validate(self) -> None:
         super().validate()
+        if self.options.task not in TASKS:
+            raise ValueError(f"task must be one of {', '.join(TASKS)}, got {short(self.options.task)}")
+        if self.options.size is not None:
+            check_whole("size", self.options.size, least=1)
+            if self.options.size > MOST_SIZE:
+                raise ValueError(f"size must be at most {MOST_SIZE}, got {short(self.options.size)}")
         needed, context = steps(self.task) + 1, self.decoder.max_position_embeddings
         if context < needed:
             raise ValueError(f"max_position_embeddings must be at least {needed} for {self.name}, got {context}")
@@ -193,6 +202,7 @@ class Arguments:
 
     task: Annotated[Options, tyro.conf.OmitArgPrefixes]
     ppo: Annotated[gaejax.PPOConfig, tyro.conf.OmitArgPrefixes]
+    host: Annotated[Host, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Host)
     decoder: Annotated[DecoderConfig, tyro.conf.OmitArgPrefixes]
     total_steps: int | None = None
     """Transitions to collect per seed; default: what the task needs."""
@@ -253,12 +263,16 @@ def parse(argv: list[str]) -> tuple[LanguageExperiment, Path]:
 
 def main(argv: list[str]) -> dict:
     started = time.perf_counter()
+    host, rest = host_of(argv)
+    host.join()
     resuming = is_resuming(argv)
-    experiment, output = resumed(argv, LanguageExperiment) if resuming else parse(argv)
-    summary = run_experiment(experiment, output, resume=resuming)
+    experiment, output = resumed(rest, LanguageExperiment) if resuming else parse(argv)
+    summary = run_experiment(experiment, output, resume=resuming, **host.keywords())
+    if was_terminated(summary) or not (summary["finished"] or summary["interrupted_by"]):
+        return summary
     summary["exact"] = exact(experiment, load_states(output, LanguageExperiment)[2])
     summary["wall_seconds"] = time.perf_counter() - started
-    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(output / "summary.json", json.dumps(summary, indent=2) + "\n")
     shares = ", ".join(f"{100 * share:.1f} %" for share in summary["exact"])
     print(
         f"{experiment.name}: {shares} of held-out prompts answered exactly (greedy), after "

@@ -6,7 +6,9 @@ examples:
   uv run experiments/train.py --env Pendulum-v1 --num-seeds 3 --gae-lambda 0.9 --options objective=adaptive_kl
   uv run experiments/train.py --env MemoryChain-bsuite --memory gru --explain
   uv run experiments/train.py --env my_package.my_module:make   # an environment of your own
+  uv run experiments/train.py --num-seeds 64 --plan              # memory and time of a run that is not started
   uv run experiments/train.py --resume runs/CartPole-v1-...     # continue a run
+  uv run experiments/train.py --output runs/one --resume-if-there   # start it, or continue it: for schedulers
 """
 
 import argparse
@@ -19,16 +21,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
+import jax
 import tyro
 
 from gaejax._arguments import OTHER_NAMES
 from gaejax.algorithms import ALGORITHMS
 from gaejax.environments import environment_names, make
 from gaejax.policies import PolicyOptions
-from gaejax.training import PRESETS, Experiment, TensorBoard, preset, run_experiment
-from gaejax.training.scripts import is_resuming, resumed, run_script
+from gaejax.training import PRESETS, Experiment, Profiler, TensorBoard, plan, preset, run_experiment
+from gaejax.training.devices import is_first
+from gaejax.training.scripts import Host, host_of, is_resuming, resumed, run_script
 
 Config = TypeVar("Config")
+
+OBSERVERS = {"--tensorboard": TensorBoard, "--profile": Profiler}
+"""Flags that may be given beside --resume, and what they add."""
 
 FLAG_NAMES = OTHER_NAMES | {
     "timesteps": "total_steps",
@@ -47,6 +54,7 @@ class Arguments(Generic[Config]):
 
     config: Annotated[Config, tyro.conf.OmitArgPrefixes]
     policy: Annotated[PolicyOptions, tyro.conf.OmitArgPrefixes]
+    host: Annotated[Host, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Host)
     algorithm: Annotated[str, tyro.conf.arg(metavar="|".join(ALGORITHMS))] = "ppo"
     """What to train; its hyperparameters are flags too (see `--algorithm NAME --help`)."""
     env: str = "CartPole-v1"
@@ -70,7 +78,10 @@ class Arguments(Generic[Config]):
     output: Path | None = None
     """Folder of the results; default: runs/<env>-<time>, with the algorithm's name in front if it is not ppo."""
     resume: Path | None = None
-    """Folder of a run to continue with its own configuration; only --total-steps may be given beside it."""
+    """Folder of a run to continue with its own configuration; only --total-steps, --tensorboard, --profile and the
+    flags of how it is run (--devices to --distributed) may be given beside it."""
+    resume_if_there: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Continue the run in --output if it is there, and start it otherwise: a command that can be repeated."""
     time_limit: Literal["truncate", "terminate"] = "truncate"
     """Whether the environment's time limit cuts an episode, whose last state keeps its value, or ends it, at value 0.
     """
@@ -80,6 +91,12 @@ class Arguments(Generic[Config]):
     """Whether the learning rate falls to 0 over the whole run, unless --anneal-steps says otherwise."""
     tensorboard: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write for TensorBoard too, into the run's folder (uv run --extra tensorboard ...)."""
+    profile: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write a trace of a few calls for XProf into the run's folder (profile/)."""
+    plan: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print what the run needs of its device (memory, time, how many seeds would fit) and exit."""
+    topology: str | None = None
+    """With --plan: TPUs that need not be here, such as v5e:2x2; needs libtpu."""
     list_envs: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print the names of the environments and exit."""
 
@@ -114,8 +131,8 @@ def parse(argv: list[str]) -> Arguments:
 
 def check_names(argv: list[str], default: Arguments) -> None:
     """Raises ValueError for a flag that does not exist, with the one that was probably meant."""
-    parts = (default, default.config, default.policy)
-    fields = {field.name for part in parts for field in dataclasses.fields(part)} - {"config", "policy"}
+    parts = (default, default.config, default.policy, default.host)
+    fields = {field.name for part in parts for field in dataclasses.fields(part)} - {"config", "policy", "host"}
     for argument in argv:
         name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
         if not argument.startswith("--") or name in fields | {"help", ""} or name.removeprefix("no_") in fields:
@@ -142,7 +159,7 @@ def assignments(name: str, texts: tuple[str, ...]) -> dict[str, Any]:
             raise ValueError(f"{name} must be of the form NAME=VALUE, got {text!r}")
         try:
             chosen[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             chosen[key] = value
     return chosen
 
@@ -172,45 +189,60 @@ def default_output(algorithm: str, env: str) -> Path:
     return Path("runs") / f"{prefix}{name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
+def described(arguments: Arguments) -> Experiment:
+    """Returns the run that a command line describes."""
+    return Experiment(
+        environment=arguments.env,
+        config=arguments.config,
+        total_steps=arguments.total_steps,
+        num_seeds=arguments.num_seeds,
+        seed=arguments.seed,
+        eval_episodes=arguments.eval_episodes,
+        environment_arguments=environment_arguments(arguments),
+        policy=dataclasses.asdict(arguments.policy),
+        algorithm=arguments.algorithm,
+        options=algorithm_options(arguments),
+        warm_start=arguments.warm_start and str(arguments.warm_start),
+    )
+
+
 def main(argv: list[str]) -> dict[str, Any]:
     if "--list-envs" in argv or "--list_envs" in argv:
         print("\n".join(environment_names()))
         return {}
-    with_tensorboard = "--tensorboard" in argv
-    resuming = is_resuming(argv)
-    if resuming:
-        experiment, output = resumed([argument for argument in argv if argument != "--tensorboard"], Experiment)
+    host, rest = host_of(argv)
+    host.join()
+    resume = is_resuming(argv)
+    if resume:
+        experiment, output = resumed([argument for argument in rest if argument not in OBSERVERS], Experiment)
     else:
         arguments = parse(argv)
-        experiment = Experiment(
-            environment=arguments.env,
-            config=arguments.config,
-            total_steps=arguments.total_steps,
-            num_seeds=arguments.num_seeds,
-            seed=arguments.seed,
-            eval_episodes=arguments.eval_episodes,
-            environment_arguments=environment_arguments(arguments),
-            policy=dataclasses.asdict(arguments.policy),
-            algorithm=arguments.algorithm,
-            options=algorithm_options(arguments),
-            warm_start=arguments.warm_start and str(arguments.warm_start),
-        )
+        experiment = described(arguments)
+        if arguments.topology and not arguments.plan:
+            raise ValueError("--topology is for planning: add --plan")
+        if arguments.plan:
+            devices = {"devices": host.devices, "row_devices": host.row_devices}
+            print(plan(experiment, topology=arguments.topology, **devices).report())
+            return {}
+        if arguments.output is None and jax.process_count() > 1:
+            raise ValueError("output must be given where several processes train together: add --output RUN")
         output = arguments.output or default_output(arguments.algorithm, arguments.env)
+        resume = "if_there" if arguments.resume_if_there else False
+        if resume and arguments.output is None:
+            raise ValueError("resume_if_there needs the folder of the run: add --output RUN")
 
-    observers = [TensorBoard()] if with_tensorboard else []
-    summary = run_experiment(experiment, output, resume=resuming, observers=observers)
-    print_summary(summary, output)
+    observers = [make() for flag, make in OBSERVERS.items() if flag in argv]
+    summary = run_experiment(experiment, output, resume=resume, observers=observers, **host.keywords())
+    if is_first():
+        print_summary(summary, output)
     return summary
 
 
 def print_summary(summary: dict[str, Any], output: Path) -> None:
     """Prints what a run came to."""
-    result, speed = summary["episode_return"], summary["steps_per_second"]
-    seeds = len(result["per_seed"])
-    spread = f" ± {result['std']:.2g} over {seeds} seeds" if seeds > 1 else " with one seed"
+    speed = summary["steps_per_second"]
     print(
-        f"{summary['environment']}: return {result['mean']:.4g}{spread} "
-        f"after {summary['total_env_steps']:,} env steps"
+        f"{summary['environment']}: {returns(summary)} after {summary['total_env_steps']:,} env steps"
         + (f" at {speed:,.0f} a second" if speed else "")
         + f" ({summary['compile_seconds']:.1f} s of compiling, {summary['wall_seconds']:.1f} s in all)"
     )
@@ -219,6 +251,17 @@ def print_summary(summary: dict[str, Any], output: Path) -> None:
     if "explain" in summary:
         print_report(summary["explain"])
     print(output)
+
+
+def returns(summary: dict[str, Any]) -> str:
+    """Returns what the final evaluation came to, in words."""
+    if "episode_return" not in summary:
+        return "not evaluated"
+    result = summary["episode_return"]
+    seeds = len(result["per_seed"])
+    return f"return {result['mean']:.4g}" + (
+        f" ± {result['std']:.2g} over {seeds} seeds" if seeds > 1 else " with one seed"
+    )
 
 
 def print_report(report: list[dict[str, Any]]) -> None:

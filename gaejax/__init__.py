@@ -51,11 +51,14 @@ from gaejax.rollout import Trajectory, rollout
 from gaejax.training import (
     Evaluation,
     Experiment,
+    Sweep,
     evaluate,
     export,
     load_checkpoint,
+    plan,
     run_experiment,
     save_checkpoint,
+    sweep,
     train,
 )
 from gaejax.transforms import Transform
@@ -79,6 +82,7 @@ __all__ = [
     "PQNConfig",
     "Policy",
     "ReinforceConfig",
+    "Sweep",
     "TRPOConfig",
     "Trajectory",
     "Transform",
@@ -98,6 +102,7 @@ __all__ = [
     "monte_carlo",
     "n_step",
     "partial_gae",
+    "plan",
     "ppg",
     "ppo",
     "pqn",
@@ -111,6 +116,7 @@ __all__ = [
     "run_experiment",
     "save_checkpoint",
     "segment_lengths",
+    "sweep",
     "td_lambda",
     "testing",
     "train",

@@ -2,6 +2,8 @@
 
 import difflib
 import functools
+import json
+import numbers
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
@@ -80,6 +82,66 @@ def refuses_unknown_arguments(
     return called
 
 
+def short(value: Any) -> str:
+    """Returns the start of a value's `repr`, in one line."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # an integer of more digits than Python converts
+        return f"a whole number of {value.bit_length()} bits"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def check_whole(name: str, value: Any, least: int | None = None) -> None:
+    """Raises ValueError unless a value is a whole number, and at least `least` if that is given."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ValueError(f"{name} must be a whole number, got {short(value)}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {short(value)}")
+
+
+def check_seed(name: str, value: Any) -> None:
+    """Raises ValueError unless a value is a whole number from 0 to 2**32 - 1. Others would give the keys of one of
+    these, so that two different seeds would be the same run."""
+    check_whole(name, value)
+    if not 0 <= value < 2**32:
+        raise ValueError(f"{name} must be between 0 and 2**32 - 1 = {2**32 - 1}, got {short(value)}")
+
+
+def check_share(name: str, value: Any) -> None:
+    """Raises ValueError if a number of Python, or a number or an array of NumPy, is not between 0 and 1.
+
+    Everything else passes: traced numbers are not known yet, and to read an array of JAX would wait for the device.
+    """
+    if isinstance(value, bool) or not isinstance(value, float | int | np.floating | np.integer | np.ndarray):
+        return
+    array = np.asarray(value)
+    if array.dtype.kind not in "iufO":
+        return
+    fits = (array >= 0) & (array <= 1)
+    if not np.all(fits):
+        raise ValueError(f"{name} must be between 0 and 1, got {short(array[~np.asarray(fits)].tolist()[0])}")
+
+
+def parse_object(what: str, content: bytes) -> dict[str, Any]:
+    """Returns the JSON object that a file holds.
+
+    Args:
+      what: The file, for messages.
+      content: Its bytes.
+
+    Raises:
+      ValueError: if it holds none; one line that begins with `what`.
+    """
+    try:
+        found = json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
+        said = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{what} is damaged: it must hold JSON ({said})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{what} is damaged: it must hold a JSON object, got {short(found)}")
+    return found
+
+
 def as_array(name: str, value: Any, kind: type[float] | type[bool]) -> jax.Array:
     """Returns `value` as an array of floating-point numbers or of booleans.
 
@@ -90,8 +152,9 @@ def as_array(name: str, value: Any, kind: type[float] | type[bool]) -> jax.Array
     whole_number = kind is float and isinstance(value, int) and not isinstance(value, bool)  # discount=1 loses nothing
     try:
         array = jnp.asarray(float(value) if whole_number else value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be an array, got {type(value).__name__}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        of = f" of {value.dtype}" if isinstance(value, np.ndarray) else ""
+        raise TypeError(f"{name} must be an array, got {type(value).__name__}{of}") from error
     if kind is float and not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be floating-point, got {array.dtype}: cast it with {name}.astype('float32')")
     if kind is bool and array.dtype != jnp.bool_:
@@ -159,6 +222,8 @@ def accepts_host_arrays(estimator: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(estimator)
     def wrapped(*args: P.args, **arguments: P.kwargs) -> R:
+        for name in COEFFICIENTS:
+            check_share(name, arguments.get(name))
         given = arguments.values()
         if args or any(isinstance(x, jax.Array) for x in given) or not any(_is_host_array(x) for x in given):
             return estimator(*args, **arguments)
@@ -199,6 +264,8 @@ def _may_be_padded(arrays: dict[str, Any], axis: Any) -> bool:
     full, one_step = tuple(rewards.shape), list(rewards.shape)
     del one_step[axis]
     for name, x in arrays.items():
+        if isinstance(x, np.ndarray) and x.dtype.kind in "OSUMm":  # objects, texts and times
+            return False
         shape = tuple(x.shape)
         if name in COEFFICIENTS and len(shape) == len(full):
             shape = tuple(f if s == 1 else s for s, f in zip(shape, full, strict=True))

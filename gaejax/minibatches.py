@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from gaejax import rows
+
 SMALL, NUM_ROUNDS = 256, 6
 
 
@@ -131,6 +133,7 @@ def minibatch_epochs(
         size = jax.tree.leaves(now)[0].shape[1]
         if size % num_minibatches:
             what = "environments" if has_memory else "transitions"
+            what += " on each device" if rows.num_devices() > 1 else ""
             raise ValueError(f"num_minibatches must divide the {size} {what} of a batch, got {num_minibatches}")
         chosen = random_permutation(key, size).reshape(num_minibatches, -1)
 
@@ -140,4 +143,4 @@ def minibatch_epochs(
 
         return jax.lax.scan(step, state, chosen)
 
-    return jax.lax.scan(epoch, state, jax.random.split(key, num_epochs))
+    return jax.lax.scan(epoch, state, jax.random.split(rows.own_key(key), num_epochs))

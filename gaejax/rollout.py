@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gaejax import rows
 from gaejax.environments import Environment
 
 
@@ -159,7 +160,7 @@ def rollout(
         last_observation=following.observation,
         last_reset=following.reset,
     )
-    return following, trajectory, jax.tree.map(lambda sums: jnp.sum(sums, axis=0), episodes)
+    return following, trajectory, rows.summed(jax.tree.map(lambda sums: jnp.sum(sums, axis=0), episodes))
 
 
 def with_last(trajectory: Trajectory) -> tuple[Any, jax.Array]:

@@ -1,16 +1,19 @@
-"""Masked statistics and running moments, as values."""
+"""Masked statistics and running moments, as values: over all of an agent's environments, on whatever devices."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from gaejax import rows
+
 LARGEST = 1e19  # its square is the last that float32 holds
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Returns the mean of `values` where `mask` is true; 0 if it is true nowhere. Masked values may be NaN."""
-    return jnp.sum(jnp.where(mask, values, 0)) / jnp.maximum(jnp.sum(mask), 1)
+    total, count = rows.summed((jnp.sum(jnp.where(mask, values, 0)), jnp.sum(mask)))
+    return total / jnp.maximum(count, 1)
 
 
 def standardize(values: jax.Array, mask: jax.Array, epsilon: float = 1e-8) -> jax.Array:
@@ -21,7 +24,21 @@ def standardize(values: jax.Array, mask: jax.Array, epsilon: float = 1e-8) -> ja
     mean = masked_mean(values, mask)
     centred = jnp.where(mask, values - mean, 0)
     standardized = centred / (jnp.sqrt(masked_mean(centred**2, mask)) + epsilon)
-    return jnp.where(jnp.sum(mask) == 1, jnp.where(mask, values, 0), standardized)
+    return jnp.where(rows.total(mask) == 1, jnp.where(mask, values, 0), standardized)
+
+
+def count_nonfinite(tree: Any, mask: jax.Array | None = None) -> jax.Array:
+    """Returns how many numbers in the floating-point leaves of a tree are NaN or infinite, int32.
+
+    Args:
+      tree: leaves `[...]`, and with a mask `[*mask.shape, ...]`.
+      mask: the elements that count; they may be on several devices. Default: all, and what is given is whole.
+    """
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if mask is None:
+        return sum((jnp.sum(~jnp.isfinite(leaf)) for leaf in leaves), jnp.zeros((), jnp.int32))
+    wrong = [~jnp.isfinite(leaf) & jnp.expand_dims(mask, range(mask.ndim, leaf.ndim)) for leaf in leaves]
+    return rows.summed(sum((jnp.sum(leaf) for leaf in wrong), jnp.zeros((), jnp.int32)))
 
 
 def explained_variance(predictions: jax.Array, targets: jax.Array, mask: jax.Array) -> jax.Array:
@@ -67,14 +84,14 @@ class RunningMoments(NamedTuple):
         finite = jnp.all(jnp.isfinite(batch), axis=tuple(range(mask.ndim, batch.ndim)))
         kept = mask & finite
         weights = kept.reshape(kept.shape + (1,) * (batch.ndim - kept.ndim))
-        count = jnp.sum(kept).astype(self.count.dtype)
+        count, skipped = rows.summed((jnp.sum(kept).astype(self.count.dtype), jnp.sum(mask & ~finite)))
         share = 1 / jnp.maximum(count, 1)
 
         values = jnp.clip(jnp.where(weights, batch, 0), -LARGEST, LARGEST)
-        one = values.reshape(-1, *batch.shape[mask.ndim :])[jnp.argmax(kept)]
+        one = _one_of(values.reshape(-1, *batch.shape[mask.ndim :]), kept)
         shifted = jnp.where(weights, values - one, 0)
-        mean_shift = jnp.sum(shifted * share, axes)
-        variance = jnp.sum(jnp.where(weights, shifted - mean_shift, 0) ** 2 * share, axes)
+        mean_shift = rows.summed(jnp.sum(shifted * share, axes))
+        variance = rows.summed(jnp.sum(jnp.where(weights, shifted - mean_shift, 0) ** 2 * share, axes))
 
         total = jnp.maximum(self.count + count, 1)
         old, new = self.count / total, count / total
@@ -83,7 +100,7 @@ class RunningMoments(NamedTuple):
             count=self.count + count,
             mean=self.mean + shift * new,
             variance=self.variance * old + variance * new + jnp.clip(shift, -LARGEST, LARGEST) ** 2 * (old * new),
-            skipped=self.skipped + jnp.sum(mask & ~finite),
+            skipped=self.skipped + skipped,
         )
         return jax.tree.map(lambda new, old: new.astype(old.dtype), merged, self)
 
@@ -92,6 +109,14 @@ class RunningMoments(NamedTuple):
         rounding = jnp.finfo(jnp.float32).eps * jnp.abs(self.mean)
         std = jnp.sqrt(self.variance)
         return jnp.where(std > rounding, std, 1)
+
+
+def _one_of(values: jax.Array, kept: jax.Array) -> jax.Array:
+    """Returns one of `values` `[K, ...]` that is `kept`, the same on all devices."""
+    one = values[jnp.argmax(kept)]
+    if rows.num_devices() == 1:
+        return one
+    return rows.largest(jnp.where(jnp.any(kept), one, -LARGEST))
 
 
 class Identity(NamedTuple):

@@ -16,6 +16,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 FULLY_COMPILED = {
     "test_checkpoints",
     "test_gae",
+    "test_interruptions",
     "test_learning",
     "test_observers",
     "test_recurrence",
@@ -63,7 +64,18 @@ FAST = {
 
 # Also `-m slow`: what repeats a law that the default tests show, with another body, head, size or method.
 SLOW = {
+    "test_devices": ("test_eight_devices_train_as_one_does_with_every",),
+    "test_processes": (
+        "test_a_sigterm_to_either_saves_and_ends_both_and_the_same_command_goes_on[0",
+        "test_when_one_is",
+        "test_one_process",
+    ),
     "test_conformance": ("test_ours_passes_with_all_features[pallas", "test_ours_passes_with_all_features[assoc"),
+    "test_interruptions": (
+        "test_a_run_that_died_before_its_first_checkpoint_starts_again[True",
+        "test_a_run_that_died_before_its_first_checkpoint_starts_again[if",
+        "test_a_signal_leaves_a_run_that_goes_on_bit_for_bit_within_a_row[SIGHUP",
+    ),
     "test_language_decoder": ("test_every_decoder_obeys_the_law[learned",),
     "test_language_lora": ("test_texts_are_scored_alike", "test_once_a_rollout"),
     "test_language_sentiment": ("test_a_run_is_trained",),

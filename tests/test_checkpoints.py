@@ -1,5 +1,9 @@
 """Checkpoints: the newest whole state, bit for bit, or one line that says what does not fit."""
 
+import errno
+import shutil
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +11,8 @@ import pytest
 
 import gaejax
 from gaejax.training import load_checkpoint, save_checkpoint
+from gaejax.training.checkpoints import CHECKSUMS, Saver, load_notes, set_aside_after, whole_checkpoints
+from gaejax.training.files import locked, write_whole
 
 STATE = {"a": jnp.arange(3.0), "none": (jnp.zeros((2, 0), jnp.int32), ()), "key": jax.random.key(3)}
 
@@ -85,3 +91,140 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(ValueError, match="there is no checkpoint in"):
             load_checkpoint(folder, STATE)
+
+
+def save_twice(folder):
+    """Saves zeros and then ones, and keeps both."""
+    saver = Saver(folder)
+    for value in (0.0, 1.0):
+        saver.save({"a": jnp.full(3, value)}, int(value))
+    saver.wait()
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_the_checkpoint_before_is_taken(tmp_path, capsys):
+    save_twice(tmp_path)
+    files = [path for path in (tmp_path / "1").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for path in files:
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        np.testing.assert_array_equal(load_checkpoint(tmp_path, {"a": jnp.ones(3)})["a"], np.zeros(3))
+        error = capsys.readouterr().err
+        assert error.startswith(f"warning: the checkpoint {tmp_path / '1'} is damaged") and error.count("\n") == 1
+        path.write_bytes(whole)
+    np.testing.assert_array_equal(load_checkpoint(tmp_path, {"a": jnp.ones(3)})["a"], np.ones(3))
+
+
+def test_where_every_checkpoint_is_damaged_one_line_says_so(tmp_path):
+    save_checkpoint(tmp_path, STATE, 7)
+    shutil.rmtree(tmp_path / "7" / "default")
+    with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged"):
+        load_checkpoint(tmp_path, STATE)
+
+
+def test_a_damaged_checkpoint_is_set_aside_where_a_run_goes_on_from_the_one_before(tmp_path):
+    save_twice(tmp_path)
+    set_aside_after(tmp_path / "0")
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "1.damaged"}
+    save_checkpoint(tmp_path, STATE, 1)
+    assert [path.name for path in whole_checkpoints(tmp_path)] == ["1"]
+
+
+def test_what_a_kill_left_half_written_is_not_loaded_and_goes_with_the_next_save(tmp_path):
+    save_checkpoint(tmp_path, STATE, 1)
+    shutil.copytree(tmp_path / "1", tmp_path / "2")
+    (tmp_path / "2" / CHECKSUMS).unlink()
+    (tmp_path / "3" / "default.orbax-checkpoint-tmp").mkdir(parents=True)
+    (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+    (tmp_path / "mine").mkdir()
+    assert [path.name for path in whole_checkpoints(tmp_path)] == ["1"]
+    load_checkpoint(tmp_path, STATE)
+    save_checkpoint(tmp_path, STATE, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"2", "mine"}
+
+
+def test_a_state_may_be_donated_while_it_is_written(tmp_path):
+    """The two newest are kept, with their notes, and the best in a folder of its own."""
+    add = jax.jit(lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0)
+    state, saver = {"a": jnp.zeros(300_000), "b": jnp.zeros(())}, Saver(tmp_path / "checkpoint")
+    for step in range(5):
+        saver.save(state, step, {"step": step, "nan": float("nan")}, tmp_path / "best" if step in (1, 3) else None)
+        for _ in range(3):
+            state = add(state)
+    saver.wait()
+    assert [path.name for path in whole_checkpoints(tmp_path / "checkpoint")] == ["3", "4"]
+    newest, best = (load_checkpoint(tmp_path / name, state)["a"] for name in ("checkpoint", "best"))
+    np.testing.assert_array_equal(newest, np.full(300_000, 12.0))
+    np.testing.assert_array_equal(best, np.full(300_000, 9.0))
+    assert [path.name for path in (tmp_path / "best").iterdir()] == ["3"]
+    assert load_notes(tmp_path / "best" / "3")["step"] == 3
+
+
+def test_a_disk_without_room_is_noticed_before_orbax_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: types.SimpleNamespace(free=2**20))
+    with pytest.raises(OSError, match="No space left on device"):
+        save_checkpoint(tmp_path, STATE, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("where", ["copy_to_the_host", "background"])
+def test_an_error_is_raised_where_it_is_waited_for_and_the_checkpoint_before_stays(where, tmp_path, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    save_checkpoint(tmp_path, STATE, 1)
+
+    def fail(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    saver = Saver(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.AsyncCheckpointer, "save" if where == "copy_to_the_host" else "wait_until_finished", fail)
+        with pytest.raises(OSError, match="No space left"):
+            saver.save(STATE, 2)
+            saver.wait()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()][:1] == ["1"]
+    load_checkpoint(tmp_path, STATE)
+    saver.save(STATE, 3)
+    saver.wait()
+    assert [path.name for path in whole_checkpoints(tmp_path)] == ["1", "3"]
+
+
+@pytest.mark.parametrize("name", ["lr[0.1]", "a\\b", "with a space", "a*b?", "{a,b}", "ü%20#"])
+def test_folders_may_have_names_that_libraries_read_as_patterns(name, tmp_path):
+    save_checkpoint(tmp_path / name, STATE, 1)
+    np.testing.assert_array_equal(load_checkpoint(tmp_path / name, STATE)["a"], STATE["a"])
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_checkpoint_from_before_there_were_checksums_is_loaded_and_kept_until_the_next(tmp_path):
+    import orbax.checkpoint as ocp
+
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    with ocp.CheckpointManager(tmp_path, options=options, item_handlers=ocp.StandardCheckpointHandler()) as manager:
+        manager.save(4, args=ocp.args.StandardSave({"a": jnp.arange(3.0)}))
+    np.testing.assert_array_equal(load_checkpoint(tmp_path, {"a": jnp.zeros(3)})["a"], [0, 1, 2])
+    with pytest.raises(ValueError, match=r"has no notes\.json"):
+        load_notes(tmp_path / "4")
+    save_checkpoint(tmp_path, STATE, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["5"]
+
+
+def test_a_file_is_the_old_or_the_new_one(tmp_path, monkeypatch):
+    write_whole(tmp_path / "a.json", "old")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", fail)
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(tmp_path / "a.json", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == "old"
+
+
+def test_a_folder_has_one_owner_at_a_time(tmp_path):
+    refused = pytest.raises(ValueError, match=r"another process is writing to .*run: wait")
+    with locked(tmp_path / "run"), refused, locked(tmp_path / "run"):
+        pass
+    with locked(tmp_path / "run"):
+        pass

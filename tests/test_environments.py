@@ -170,8 +170,8 @@ def test_integer_rewards_and_observations_are_cast_once_at_the_edge():
     "name, kwargs, words",
     [
         ("CartPole", {}, "unknown environment 'CartPole': did you mean CartPole-v1"),
-        (None, {}, "unknown environment None: there are CartPole-v1"),
-        ("Pendulum-v1", {"g": "hello"}, "Pendulum-v1: g must be a number, got 'hello'"),
+        (None, {}, "environment must be a gaejax.Environment, got None"),
+        ("Pendulum-v1", {"g": "hello"}, "Pendulum-v1: g must be a number, such as 10.0, got 'hello'"),
         ("Pendulum-v1", {"max_steps": 5}, "Pendulum-v1 has no argument 'max_steps'"),
         ("Pendulum-v1", {"time_limit": "ignore"}, "time_limit must be 'truncate' or 'terminate', got 'ignore'"),
     ],

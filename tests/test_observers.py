@@ -69,11 +69,14 @@ def watched(tmp_path_factory):
     return recorder, output, summary, "".join(lines)
 
 
-def test_observers_are_told_of_the_start_each_row_the_checkpoint_and_the_end(watched):
+def test_observers_are_told_of_the_start_each_row_the_checkpoints_and_the_end(watched):
     recorder, _, summary, _ = watched
     # Episodes of 3 steps and a final observation: 3 of 4 transitions are environment steps, one episode a rollout.
     rows = [("row", update, [6 * update] * 2, [2, 2]) for update in (1, 2, 3)]
-    assert recorder.told == [("start", 0, 3, [0, 0]), *rows, ("checkpoint", 3), ("end", 3)]
+    assert recorder.told[0] == ("start", 0, 3, [0, 0]) and recorder.told[-2:] == [("checkpoint", 3), ("end", 3)]
+    assert [told for told in recorder.told if told[0] == "row"] == rows
+    # The first is written in the background, and told of when it is whole.
+    assert [told[1] for told in recorder.told if told[0] == "checkpoint"] == [1, 3]
     assert summary["finished"] and summary["total_env_steps"] == 36
 
 

@@ -37,6 +37,7 @@ SCRIPTS = ["train", "evaluate", "credit_horizon"] + [
         "algorithms",
         "gae_cart_pole",
         "kernel_speed",
+        "kills",
         "learning",
         "policy_speed",
         "stale_memory",
@@ -227,6 +228,8 @@ def test_evaluate_script_loads_the_checkpoint_and_plays_it(finished, capsys):
         (["--total-steps", "0"], "total_steps must be at least 1, got 0"),
         (["--env-arguments", "max_step=3"], "CartPole-v1 has no argument 'max_step'"),
         (["--resume", "nowhere"], "nowhere holds no run"),
+        (["--output", "gs://bucket/run"], "output must be a folder of this machine, got"),
+        (["--resume-if-there", "--checkpoint-every", "-1"], "checkpoint_every must be a number of seconds, got -1.0"),
         (["--resume", "run", "--gamma", "1"], "only --total-steps can be given, not --gamma"),
         (["--env-arguments", "max_steps_in_episode"], "env_arguments must be of the form NAME=VALUE"),
         (["--memory", "gru", "--num-envs", "3", "--num-minibatches", "2"], "num_minibatches must divide"),
@@ -240,9 +243,9 @@ def test_evaluate_script_loads_the_checkpoint_and_plays_it(finished, capsys):
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_compiled_or_written(arguments, words, tmp_path):
-    output = tmp_path / "run"
+    output, given = tmp_path / "run", {"--resume", "--output"} & set(arguments)
     with pytest.raises(ValueError) as caught:
-        load_script("train").main(arguments if "--resume" in arguments else [*arguments, "--output", str(output)])
+        load_script("train").main(arguments if given else [*arguments, "--output", str(output)])
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not output.exists()
 
@@ -254,7 +257,7 @@ def test_bad_arguments_are_refused_before_anything_is_compiled_or_written(argume
         (dict(config={}), "config must be a PPOConfig, since algorithm is 'ppo', got a dict"),
         (dict(config=gaejax.A2CConfig()), "config must be a PPOConfig, since algorithm is 'ppo', got a A2CConfig"),
         (dict(algorithm="ppoo"), "algorithm must be one of"),
-        (dict(environment=None), "environment must be a name or a gaejax.Environment, got a builtins.NoneType"),
+        (dict(environment=None), "environment must be a gaejax.Environment, got None"),
         (dict(environment=counter(), environment_arguments={"x": 1}), "environment_arguments need the name"),
         (dict(num_seeds=2.5), "num_seeds must be a whole number, got 2.5"),
         (dict(seed="a"), "seed must be a whole number, got 'a'"),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gaejax import rows
 from gaejax._arguments import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
@@ -74,7 +75,7 @@ def a2c(
 
         # With ratio 1 the surrogate is always 0; the loss of the textbooks, with log-probabilities, says more.
         terms["policy_loss"] = -masked_mean(batch.log_probs * terms.pop("advantages"), batch.mask)
-        terms["first_log_ratio"] = jnp.max(jnp.abs(terms.pop("log_ratios")))
+        terms["first_log_ratio"] = rows.largest(jnp.max(jnp.abs(terms.pop("log_ratios"))))
         terms["learning_rate"] = config.learning_rate
         del terms["approx_kl"]  # 0, before the only step
         info = parts.training_info(policy, state, experience, batch, config, terms)

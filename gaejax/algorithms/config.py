@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import numbers
 from typing import Any, Literal, TypeVar, dataclass_transform
 
 import jax.core
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from gaejax._arguments import refuses_unknown_arguments
+from gaejax._arguments import check_whole, refuses_unknown_arguments, short
 
 Config = TypeVar("Config")
 
@@ -113,6 +112,19 @@ class ActorCriticConfig(OnPolicyConfig):
     advantage_normalization: Literal["minibatch", "batch", "none"] = choice("minibatch", "minibatch", "batch", "none")
     """Over what advantages are standardized: each minibatch, the whole rollout, or not at all."""
 
+    def validate(self) -> None:
+        """Checks every field, as `OnPolicyConfig.validate`, and that minibatches have advantages to standardize.
+
+        Raises:
+          ValueError: if the config cannot be trained; one line that names the field and its value.
+        """
+        super().validate()
+        transitions, parts = self.num_envs * self.num_steps, getattr(self, "num_minibatches", 1)
+        # A rollout of one transition is learned from as it is; to cut a larger one so far is a mistake.
+        if self.advantage_normalization == "minibatch" and parts > 1 and transitions < 2 * parts:
+            wanted = f"leave at least 2 of {transitions} transitions in each minibatch, to standardize their advantages"
+            raise ValueError(f"num_minibatches must {wanted}, got {parts}")
+
 
 @hyperparameters
 class ProximalConfig(ActorCriticConfig):
@@ -161,22 +173,21 @@ def check_fields(config: Any) -> None:
 def _check_size(name: str, value: Any, declared: Any) -> None:
     if isinstance(value, jax.core.Tracer):
         raise ValueError(f"{name} must be a whole number, got a traced array: only floats can be vmapped")
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
-    if value < declared["least"]:
-        raise ValueError(f"{name} must be at least {declared['least']}, got {value}")
+    check_whole(name, value, declared["least"])
+    if value >= 2**31:
+        raise ValueError(f"{name} must be less than 2**31 = {2**31}, got {short(value)}")
 
 
 def _check_switch(name: str, value: Any, declared: Any) -> None:
     if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
+        raise ValueError(f"{name} must be True or False, got {short(value)}")
 
 
 def _check_choice(name: str, value: Any, declared: Any) -> None:
     options = declared["options"]
     if not isinstance(value, str) or value not in options:
         listed = ", ".join(repr(option) for option in options[:-1])
-        raise ValueError(f"{name} must be {listed} or {options[-1]!r}, got {value!r}")
+        raise ValueError(f"{name} must be {listed} or {options[-1]!r}, got {short(value)}")
 
 
 def _check_number(name: str, value: Any, declared: Any) -> None:
@@ -184,10 +195,18 @@ def _check_number(name: str, value: Any, declared: Any) -> None:
         if not jnp.issubdtype(value.dtype, jnp.floating) and not jnp.issubdtype(value.dtype, jnp.integer):
             raise ValueError(f"{name} must be a number, got a traced array of {value.dtype}")
         return
-    array = None if isinstance(value, bool | str) or value is None else np.asarray(value)
+    try:
+        array = None if isinstance(value, bool | str) or value is None else np.asarray(value)
+    except ValueError:  # lists of several lengths
+        array = None
     if array is None or array.size == 0 or array.dtype.kind not in "iuf":
-        raise ValueError(f"{name} must be a number, got {value!r}")
+        raise ValueError(f"{name} must be a number, got {short(value)}")
     lower_bounded = array > 0 if declared["positive"] else array >= 0
     if not np.all(np.isfinite(array) & lower_bounded & (array <= declared["most"])):
         wanted = "finite and positive" if declared["positive"] else "finite and not negative"
-        raise ValueError(f"{name} must be {'between 0 and 1' if declared['most'] == 1 else wanted}, got {value}")
+        raise ValueError(f"{name} must be {'between 0 and 1' if declared['most'] == 1 else wanted}, got {short(value)}")
+    # It is traced as a float32, and the compiler takes numbers below the least normal one for 0.
+    limits = np.finfo(np.float32)
+    if not np.all((array == 0) | (array >= limits.tiny) & (array <= limits.max)):
+        wanted = f"be between {limits.tiny:.3g} and {limits.max:.3g}, the numbers of float32"
+        raise ValueError(f"{name} must {wanted}{'' if declared['positive'] else ', or 0'}, got {short(value)}")

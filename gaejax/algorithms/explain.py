@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gaejax import rows
 from gaejax.algorithms.state import Experience
 from gaejax.minibatches import Batch
 from gaejax.policies import Policy
@@ -84,14 +85,15 @@ def explain(policy: Policy, params: Any, experience: Experience, batch: Batch) -
         leaves = [leaf for leaf in jax.tree.leaves((distributions, values)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         return sum((jnp.sum(leaf) for leaf in leaves), jnp.zeros(()))
 
-    biases = [gradient for gradient in jax.tree.leaves(jax.grad(outputs)(params)) if gradient.ndim == 1]
+    gradients = rows.summed(jax.grad(outputs)(params))
+    biases = [gradient for gradient in jax.tree.leaves(gradients) if gradient.ndim == 1]
     dead = sum((jnp.sum(gradient == 0) for gradient in biases), jnp.zeros(()))
     return dict(
         sign_flips=masked_mean(jnp.sign(standardize(batch.advantages, mask)) != jnp.sign(batch.advantages), mask),
         share_terminated=masked_mean(trajectory.terminated, mask),
         share_truncated=masked_mean(trajectory.truncated, mask),
-        share_masked=jnp.mean(~trajectory.mask),
-        limit_bias=jnp.where(jnp.any(limits), at_limits / jnp.maximum(spread, 1e-8), 0),
+        share_masked=masked_mean(~trajectory.mask, jnp.ones_like(trajectory.mask)),
+        limit_bias=jnp.where(rows.total(limits) > 0, at_limits / jnp.maximum(spread, 1e-8), 0),
         target_spread=spread / jnp.maximum(size, 1e-8),
         dead_units=dead / max(sum(gradient.size for gradient in biases), 1),
     )

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from gaejax import rows
 from gaejax._arguments import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.a2c import A2CConfig, rms_prop
@@ -78,7 +79,7 @@ def impala(
 
         log_ratios, advantages = terms.pop("log_ratios"), terms.pop("advantages")
         terms["policy_loss"] = -masked_mean((batch.log_probs + log_ratios) * advantages, batch.mask)
-        terms["first_log_ratio"] = jnp.max(jnp.abs(log_ratios))
+        terms["first_log_ratio"] = rows.largest(jnp.max(jnp.abs(log_ratios)))
         terms["learning_rate"] = config.learning_rate
         info = parts.training_info(policy, state, experience, batch, config, terms)
         return parts.next_state(state, experience, next_key, *training, actor), info

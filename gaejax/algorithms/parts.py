@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gaejax import rows
 from gaejax.advantages import EstimatorInputs, NeedsActionValues
 from gaejax.algorithms.algorithm import ActFn, Algorithm, StepFn
 from gaejax.algorithms.config import OnPolicyConfig, check_minibatches
@@ -34,7 +35,7 @@ from gaejax.rollout import (
     rollout,
     with_last,
 )
-from gaejax.statistics import Identity, explained_variance, standardize
+from gaejax.statistics import Identity, count_nonfinite, explained_variance, standardize
 from gaejax.transforms import Transform
 
 Optimizer = Callable[[Any], optax.GradientTransformation]
@@ -117,10 +118,11 @@ def collect(
       config: the scheduled config.
       transforms: of the trajectory, applied in order.
     """
-    current = state.rollout
+    key, current = rows.own_key(key), state.rollout
     if config.fresh_rows:
         key, reset_key = jax.random.split(key)
-        current = fresh_rollout(reset_key, environment, state.environment_params, policy, config.num_envs)
+        num_envs = current.reset.shape[0]
+        current = fresh_rollout(reset_key, environment, state.environment_params, policy, num_envs)
     current, trajectory, episodes = rollout(key, environment, state.environment_params, act, current, config.num_steps)
     states, info = (), {}
     for transform, transform_state in zip(transforms, state.transforms, strict=True):
@@ -201,7 +203,8 @@ def clipped(optimizer: Optimizer, config: Any) -> optax.GradientTransformationEx
 def gradient_step(
     optimizer: optax.GradientTransformationExtraArgs, loss: LossFn, training: tuple[Any, Any], batch: Batch, carry: Any
 ) -> tuple[tuple[Any, Any], dict[str, jax.Array]]:
-    """Takes one step down the gradient of a loss. A minibatch without unmasked steps changes nothing.
+    """Takes one step down the gradient of a loss. A minibatch without unmasked steps, or whose loss or gradient is not
+    finite, changes nothing.
 
     Args:
       optimizer: what turns gradients into updates (see `clipped`). It is given the parameters, the loss `value`, the
@@ -214,17 +217,23 @@ def gradient_step(
       The new `(params, optimizer_state)`, and the diagnostics with `gradient_norm`, the global norm before clipping.
     """
     params, optimizer_state = training
-    (value, diagnostics), gradients = jax.value_and_grad(loss, has_aux=True)(params, batch, carry)
+
+    def loss_of(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return loss(rows.shared(params), batch, carry)
+
+    (value, diagnostics), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
     updates, optimizer_state = optimizer.update(
         gradients,
         optimizer_state,
         params,
         value=value,
         grad=gradients,
-        value_fn=lambda params: loss(params, batch, carry)[0],
+        value_fn=lambda params: loss_of(params)[0],
     )
-    moved = select(jnp.sum(batch.mask) > 0, (optax.apply_updates(params, updates), optimizer_state), training)
-    return moved, diagnostics | {"gradient_norm": optax.tree.norm(gradients)}
+    gradient_norm = optax.tree.norm(gradients)
+    usable = (rows.total(batch.mask) > 0) & jnp.isfinite(value) & jnp.isfinite(gradient_norm)
+    moved = select(usable, (optax.apply_updates(params, updates), optimizer_state), training)
+    return moved, diagnostics | {"gradient_norm": gradient_norm}
 
 
 def select(condition: jax.Array, new: Any, old: Any) -> Any:
@@ -269,18 +278,26 @@ def training_info(
       config: the scheduled config.
       diagnostics: arrays by name, averaged over their axes: fields of `TrainingInfo`, or else its extras.
     """
-    episodes, mask = experience.episodes, experience.trajectory.mask
+    episodes, trajectory = experience.episodes, experience.trajectory
+    mask = trajectory.mask
     means = {name: jnp.mean(values) for name, values in diagnostics.items()}
     named = {name: means.pop(name) for name in TrainingInfo._fields if name in means}
     metrics = {name: episodes.mean(total) for name, total in episodes.metric_sums.items()}
     reasons = explain(policy, state.params, experience, batch) if config.explain else {}
+    losses = [diagnostics[name] for name in ("policy_loss", "value_loss", "entropy") if name in diagnostics]
     return TrainingInfo(
-        env_steps=jnp.sum(mask),
+        env_steps=rows.total(mask),
         episodes=episodes.count,
         episode_return=episodes.mean(episodes.return_sum),
         episode_length=episodes.mean(episodes.length_sum),
         explained_variance=explained_variance(batch.values, batch.value_targets, mask),
         extra=metrics | experience.info | means | reasons,
+        nonfinite=dict(
+            observations=count_nonfinite(trajectory.observations, mask),
+            rewards=count_nonfinite(trajectory.rewards, mask),
+            losses=count_nonfinite(losses),
+            gradients=count_nonfinite(diagnostics.get("gradient_norm", ())),
+        ),
         **named,
     )
 
@@ -420,7 +437,11 @@ def make_algorithm(
     def act_now(state: TrainingState, carry: Any, observations: Any, resets: jax.Array) -> tuple[Any, Any, Any]:
         return acting(policy, state)(carry, observations, resets)
 
-    return Algorithm(init, step, act or act_now, policy.initial_carry, environment)
+    def watched_step(state: TrainingState) -> tuple[TrainingState, TrainingInfo]:
+        state, info = step(state)
+        return state, info._replace(nonfinite=info.nonfinite | {"parameters": count_nonfinite(state.params)})
+
+    return Algorithm(init, watched_step, act or act_now, policy.initial_carry, environment)
 
 
 def check_key(key: Any) -> None:

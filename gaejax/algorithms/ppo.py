@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gaejax import rows
 from gaejax._arguments import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
@@ -143,7 +144,7 @@ def ppo_epochs(
             moved = parts.select(running, moved, training)
         log_ratios, _ = terms.pop("log_ratios"), terms.pop("advantages")
         terms["clip_fraction"] = masked_mean(jnp.abs(jnp.expm1(log_ratios)) > config.clip_epsilon, minibatch[0].mask)
-        terms["first_log_ratio"] = jnp.max(jnp.abs(log_ratios))
+        terms["first_log_ratio"] = rows.largest(jnp.max(jnp.abs(log_ratios)))
         return (moved, running), terms
 
     (training, _), terms = minibatch_epochs(

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gaejax import rows
 from gaejax._arguments import refuses_unknown_arguments
 from gaejax.advantages import Steps, decoupled_gae, without_baseline
 from gaejax.algorithms import parts
@@ -52,10 +53,10 @@ def time_baseline(*, episode_steps: jax.Array, **steps: Unpack[Steps]) -> tuple[
     returns, _ = without_baseline(**steps)
     given: Any = steps.get("mask")
     mask = jnp.ones(returns.shape, bool) if given is None else jnp.asarray(given)
-    count = 2 * returns.size  # larger step numbers are counted together
+    count = 2 * returns.size * rows.num_devices()  # larger step numbers are counted together
     number = jnp.minimum(episode_steps, count - 1).ravel()
-    sums, counts = (
-        jax.ops.segment_sum(jnp.where(mask, x, 0).ravel(), number, count) for x in (returns, jnp.ones_like(returns))
+    sums, counts = rows.summed(
+        [jax.ops.segment_sum(jnp.where(mask, x, 0).ravel(), number, count) for x in (returns, jnp.ones_like(returns))]
     )
     baseline = (sums / jnp.maximum(counts, 1))[number].reshape(returns.shape)
     return returns - baseline, returns

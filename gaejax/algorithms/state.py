@@ -77,6 +77,8 @@ class TrainingInfo(NamedTuple):
         update does not see what the rollout saw.
       extra: other diagnostics of the algorithm, its transforms, the environment (`info["metrics"]`, means over episodes
         at their ends) or `explain`, by name.
+      nonfinite: how many numbers were NaN or infinite, int32, by what they are: "observations" and "rewards" of the
+        policy's own steps, "losses" and "gradients" of minibatches, "parameters" after the update.
     """
 
     env_steps: jax.Array
@@ -93,6 +95,7 @@ class TrainingInfo(NamedTuple):
     clip_fraction: jax.Array | None = None
     first_log_ratio: jax.Array | None = None
     extra: dict[str, jax.Array] = {}  # noqa: RUF012 (never written to)
+    nonfinite: dict[str, jax.Array] = {}  # noqa: RUF012
 
 
 def strong(tree: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gaejax import rows
 from gaejax._arguments import refuses_unknown_arguments
 from gaejax.algorithms import parts
 from gaejax.algorithms.algorithm import Algorithm
@@ -138,7 +139,7 @@ def measures(policy: Policy, batch: Batch, carry: Any, old: Any, params: Any) ->
     """Evaluates parameters on a batch, against the distributions `old` that collected it."""
     mask = batch.mask
     advantages, targets = standardize(batch.advantages, mask), jnp.where(mask, batch.value_targets, 0)
-    _, new, values = policy.apply(params, carry, batch.observations, batch.resets)
+    _, new, values = policy.apply(rows.shared(params), carry, batch.observations, batch.resets)
     log_ratios = jnp.where(mask, new.log_prob(batch.actions) - jnp.where(mask, batch.log_probs, 0), 0)
     errors = jnp.where(mask, expected_values(values) - targets, 0)
     return Measures(
@@ -160,5 +161,5 @@ def value_metric(policy: Policy, batch: Batch, carry: Any, params: Any) -> Calla
     now, change = jax.linearize(values, params)
     back = jax.linear_transpose(change, params)
     errors = now - jnp.where(batch.mask, batch.value_targets, 0)
-    scale = jnp.maximum(jnp.sum(errors**2), 1e-8)
-    return lambda direction: back(change(direction) / scale)[0]
+    scale = jnp.maximum(rows.total(errors**2), 1e-8)
+    return lambda direction: rows.summed(back(change(direction) / scale)[0])

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from gaejax._arguments import short
 from gaejax.environments.environment import Environment
 from gaejax.environments.spaces import Box, Dict, Discrete, Space
 from gaejax.environments.wrappers import rescale_actions, time_limit_terminates
@@ -49,22 +51,66 @@ def make(name: str, *, time_limit: Literal["truncate", "terminate"] = "truncate"
     default, default_params = gymnax.make(name)
     params_fields = set(vars(default_params))
     constructor = inspect.signature(type(default).__init__).parameters.values()
-    arguments = {p.name for p in constructor if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"}
-    unknown = set(kwargs) - params_fields - arguments
+    arguments = {p.name: p.default for p in constructor if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self"}
+    unknown = set(kwargs) - params_fields - set(arguments)
     if unknown:
         raise ValueError(
             f"{name} has no argument {', '.join(map(repr, sorted(unknown)))}: its constructor takes "
             f"{sorted(arguments) or 'none'}, its params are {sorted(params_fields)}"
         )
-    for field in params_fields & set(kwargs):
-        try:
-            jnp.asarray(kwargs[field])
-        except (TypeError, ValueError):
-            raise ValueError(f"{name}: {field} must be a number, got {kwargs[field]!r}") from None
-    source, params = gymnax.make(name, **{key: value for key, value in kwargs.items() if key in arguments})
-    params = params.replace(**{key: value for key, value in kwargs.items() if key not in arguments})
-    environment = from_gymnax(source, params, name)
+    for key, value in kwargs.items():
+        usual = arguments[key] if key in arguments else getattr(default_params, key)
+        _check_argument(
+            f"{name}: {key}", value, usual, least=1 if key in (*arguments, "max_steps_in_episode") else None
+        )
+    own = {key: value for key, value in kwargs.items() if key not in arguments}
+    try:
+        source, params = gymnax.make(name, **{key: value for key, value in kwargs.items() if key in arguments})
+        environment = from_gymnax(source, params.replace(**own), name)
+    except Exception as error:  # whatever a constructor says to an argument that it cannot use
+        given = ", ".join(f"{key}={short(value)}" for key, value in kwargs.items() if key in arguments)
+        raise ValueError(f"{name} cannot be made with {given or own}: {' '.join(str(error).split())[:200]}") from error
     return time_limit_terminates(environment) if time_limit == "terminate" else environment
+
+
+def _check_argument(what: str, value: Any, usual: Any, least: int | None) -> None:
+    """Raises ValueError unless a value can stand in place of the usual one: a number or an array of its kind and shape.
+
+    Args:
+      what: How messages call it.
+      value: The value; traced ones may be any number.
+      usual: The default; of another kind than a number or an array, everything passes.
+      least: The least that a whole number may be, or the default if that is less.
+    """
+    if isinstance(usual, str) or not isinstance(usual, bool | int | float | np.ndarray | np.generic | jax.Array):
+        return
+    wanted = np.asarray(usual)
+    described = {"b": "True or False", "i": "a whole number", "u": "a whole number"}.get(wanted.dtype.kind, "a number")
+    if wanted.ndim:
+        described = f"an array of shape {wanted.shape}"
+    problem = f"{what} must be {described}, such as {short(usual)}, got {short(value)}"
+    if isinstance(value, jax.core.Tracer):
+        if value.dtype == jnp.bool_ and wanted.dtype.kind != "b":
+            raise ValueError(f"{what} must be {described}, got a traced array of {value.dtype}")
+        return
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of several lengths
+        raise ValueError(problem) from None
+    kinds = {"b": "b", "i": "iuf", "u": "iuf"}.get(wanted.dtype.kind, "iuf")
+    if array.dtype.kind not in kinds or array.shape != wanted.shape:
+        raise ValueError(problem)
+    if array.dtype.kind == "b":
+        return
+    limits = np.finfo(np.float32) if wanted.dtype.kind == "f" else np.iinfo(np.int32)
+    infinite = np.isinf(array) & ~np.all(np.isfinite(wanted))
+    if not np.all(infinite | (array >= float(limits.min)) & (array <= float(limits.max))):
+        raise ValueError(f"{what} must be finite, and within {limits.dtype}, got {short(value)}")
+    if wanted.dtype.kind in "iu":
+        if not np.all(array == np.floor(array)):
+            raise ValueError(problem)
+        if least is not None and np.any(array < (lower := min(least, int(wanted.min())))):
+            raise ValueError(f"{what} must be at least {lower}, got {short(value)}")
 
 
 def from_gymnax(source: Any, params: Any, name: str | None = None) -> Environment:

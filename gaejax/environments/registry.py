@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import importlib
 import importlib.util
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -19,12 +20,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from gaejax._arguments import short
+from gaejax.environments.check import check_is_environment
 from gaejax.environments.environment import Environment
 
 DEFAULT_PACKAGE = "gymnax"  # the one whose environments need no prefix
 PACKAGES = {
     "gymnax": "gaejax.environments.gymnax",
 }
+OWN = "one of your own is 'module:function' or 'path/to/file.py:function'"
 
 
 def environment_names(package: str = DEFAULT_PACKAGE) -> list[str]:
@@ -51,7 +55,13 @@ def make(name: str, **kwargs: Any) -> Environment:
     Raises:
       ValueError: for an unknown name or argument, and if your own function fails or returns something else.
     """
-    if not isinstance(name, str) or ":" not in name:
+    if not isinstance(name, str):
+        try:
+            check_is_environment(name)
+        except TypeError as error:
+            raise ValueError(f"{error}; or give the name of one") from None
+        raise ValueError("name must be the name of an environment, got an Environment: use it as it is")
+    if ":" not in name:
         return _from_package(DEFAULT_PACKAGE, name, kwargs)
     prefix, _, rest = name.partition(":")
     if prefix in PACKAGES:
@@ -60,8 +70,8 @@ def make(name: str, **kwargs: Any) -> Environment:
 
 
 def _adapter(package: str) -> Any:
-    if package not in PACKAGES:
-        raise ValueError(f"unknown package {package!r}: there are {', '.join(PACKAGES)}")
+    if not isinstance(package, str) or package not in PACKAGES:
+        raise ValueError(f"unknown package {short(package)}: there are {', '.join(PACKAGES)}")
     return importlib.import_module(PACKAGES[package])
 
 
@@ -71,11 +81,47 @@ def _from_package(package: str, name: str, kwargs: dict[str, Any]) -> Environmen
         raise ValueError(f"environment {name!r} is not usable: {adapter.UNUSABLE[name]}")
     names = adapter.names()
     if name not in names:
-        near = near_misses(str(name), names)
-        own = "one of your own is 'module:function' or 'path/to/file.py:function'"
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}; {own}"
-        raise ValueError(f"unknown environment {name!r}: {hint}")
+        near = near_misses(name, names)
+        hint = f"did you mean {' or '.join(near)}?" if near else _elsewhere(package, name)
+        hint = hint or f"there are {', '.join(names)}; {OWN}"
+        raise ValueError(f"unknown environment {short(name)}: {hint}")
     return adapter.make(name, **kwargs)
+
+
+FAMILIES = {
+    "gymnasium": (
+        "LunarLander BipedalWalker CarRacing Blackjack FrozenLake8x8 CliffWalking Taxi Ant HalfCheetah Hopper Humanoid "
+        "HumanoidStandup InvertedDoublePendulum InvertedPendulum Pusher Reacher Swimmer Walker2d"
+    ),
+    "ale_py": "ALE Pong BreakoutNoFrameskip PongNoFrameskip SpaceInvadersNoFrameskip MontezumaRevenge Qbert",
+    "brax": "ant halfcheetah hopper humanoid humanoidstandup inverted_pendulum inverted_double_pendulum walker2d",
+    "jumanji": "Snake Game2048 Sokoban PacMan Tetris RubiksCube BinPack JobShop",
+    "navix": "Navix MiniGrid",
+    "craftax": "Craftax",
+    "procgen": "procgen",
+}
+"""By package, the environments that users ask for and gymnax does not have, without versions."""
+
+
+def _elsewhere(package: str, name: str) -> str | None:
+    """Returns where an environment is that `package` does not have: in another of `PACKAGES`, or outside of gaejax."""
+    for other in PACKAGES:
+        if other != package and name in _names_if_installed(other):
+            return f"{package} has none of that name: give {other}:{name}"
+    first = re.split(r"[-/]", name)[0]
+    for other, members in FAMILIES.items():
+        if first in members.split():
+            if other in PACKAGES:
+                return f"{package} has none of that name, but {other} has some: see environment_names({other!r})"
+            return f"{other} has it, which gaejax has no adapter for; {OWN}"
+    return None
+
+
+def _names_if_installed(package: str) -> list[str]:
+    try:
+        return _adapter(package).names()
+    except ImportError:
+        return []
 
 
 def near_misses(name: str, names: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gaejax.environments.check import check_is_environment
 from gaejax.environments.environment import Environment
 from gaejax.environments.spaces import UNBOUNDED, Box, Space
 
@@ -26,6 +27,8 @@ def auto_reset(environment: Environment) -> Environment:
     step returns the first observation of the next episode with reward 0, no flags, `info["trainable"]` false and
     `info["reset"]` true. So the value of every successor is the value at the next step.
     """
+
+    check_is_environment(environment)
 
     def reset(key: jax.Array, params: Any) -> tuple[AutoResetState, Any]:
         state, observation = environment.reset(key, params)
@@ -61,6 +64,7 @@ def rescale_actions(environment: Environment) -> Environment:
     Dimensions without two finite bounds are only clipped to the bounds they have; discrete actions are left alone. The
     action space of the result is [-1, 1], so rescaling twice equals rescaling once.
     """
+    check_is_environment(environment)
     space = environment.action_space
     if not isinstance(space, Box):
         return environment
@@ -95,6 +99,7 @@ def time_limit_terminates(environment: Environment) -> Environment:
 
     This is right where the time limit is part of the task and the observation shows the time that is left.
     """
+    check_is_environment(environment)
 
     def step(key: jax.Array, state: Any, action: Any, params: Any) -> tuple:
         state, observation, reward, terminated, truncated, info = environment.step(key, state, action, params)

@@ -7,6 +7,7 @@ from typing import Any, Literal, Unpack
 import jax
 import jax.numpy as jnp
 
+from gaejax import rows
 from gaejax.advantages import (
     Steps,
     decoupled_gae,
@@ -82,9 +83,9 @@ def aggregated(
         if normalize:
             advantages = standardize(advantages, mask)
         lengths = jnp.maximum(_lengths(steps), 1)
-        responses = jnp.maximum(jnp.sum(jnp.where(mask, 1 / lengths, 0)), 1)
+        responses = jnp.maximum(rows.total(jnp.where(mask, 1 / lengths, 0)), 1)
         divisor: Any = lengths if over == "sequence" else max_length
-        return advantages * (jnp.sum(mask) / responses) / divisor, value_targets
+        return advantages * (rows.total(mask) / responses) / divisor, value_targets
 
     if isinstance(estimator, str) or takes_inputs(estimator):
         estimate = as_estimator(estimator)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.distributions import ValueBins
-from gaejax.environments import Dict, Environment
+from gaejax.environments import Dict, Environment, check_is_environment
 from gaejax.environments.spaces import MASK, zeros
 from gaejax.policies.bodies import Body, observing
 from gaejax.policies.inputs import check_spaces
@@ -49,8 +49,10 @@ def actor_critic(
         stay float32.
 
     Raises:
+      TypeError: if `environment` is not a `gaejax.Environment`.
       ValueError: for an unsupported space or option.
     """
+    check_is_environment(environment)
     space = environment.observation_space
     masked = isinstance(space, Dict) and MASK in space.spaces
     actions = check_spaces(environment, masked, squash, logits_chunk, value_bins)

@@ -1,10 +1,11 @@
 """Policies described by names and numbers, as in scripts and configuration files."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from gaejax.environments import Environment
+from gaejax._arguments import check_whole, did_you_mean, short
+from gaejax.environments import Environment, check_is_environment
 from gaejax.policies.actor_critic import actor_critic
 from gaejax.policies.bodies import Body, chain, skip
 from gaejax.policies.cnn import cnn
@@ -52,6 +53,45 @@ MEMORIES: dict[str, Callable[[PolicyOptions], tuple[Body, ...]]] = {
 }
 
 
+NAMES = {"encoder": ("mlp", "cnn"), "memory": tuple(MEMORIES), "compute_dtype": ("float32", "bfloat16")}
+"""The options that are one of a few names."""
+
+MOST_WIDTH = 2**31 - 1
+
+
+def checked_options(options: dict[str, Any]) -> PolicyOptions:
+    """Returns options as a `PolicyOptions`.
+
+    Raises:
+      ValueError: for an unknown option, or a value that it cannot have; one line that names it.
+    """
+    known = [field.name for field in dataclasses.fields(PolicyOptions)]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"policy has no option {name!r}{did_you_mean(name, known)}")
+    chosen = PolicyOptions(**options)
+    for name, names in NAMES.items():
+        if (value := getattr(chosen, name)) not in names:
+            raise ValueError(f"{name} must be one of {', '.join(names)}, got {short(value)}")
+    if not isinstance(chosen.activation, str):
+        raise ValueError(f"activation must be the name of one, such as 'tanh', got {short(chosen.activation)}")
+    for name in ("skip", "layer_norm", "shared", "squash"):
+        if not isinstance(value := getattr(chosen, name), bool):
+            raise ValueError(f"{name} must be True or False, got {short(value)}")
+    if isinstance(chosen.hidden_sizes, str) or not isinstance(chosen.hidden_sizes, Sequence):
+        raise ValueError(f"hidden_sizes must be a list of whole numbers, got {short(chosen.hidden_sizes)}")
+    for name, sizes in {
+        "memory_size": [chosen.memory_size],
+        "context": [chosen.context],
+        "each of hidden_sizes": chosen.hidden_sizes,
+    }.items():
+        for size in sizes:
+            check_whole(name, size, least=1)
+            if size > MOST_WIDTH:
+                raise ValueError(f"{name} must be at most {MOST_WIDTH}, got {short(size)}")
+    return chosen
+
+
 def make_policy(environment: Environment, *, action_values: bool = False, **options: Any) -> Policy:
     """Returns the policy for an environment that some options describe.
 
@@ -63,13 +103,8 @@ def make_policy(environment: Environment, *, action_values: bool = False, **opti
     Raises:
       ValueError: for an unknown option or value.
     """
-    unknown = set(options) - {field.name for field in dataclasses.fields(PolicyOptions)}
-    if unknown:
-        raise ValueError(f"policy has no option {', '.join(sorted(unknown))}: see gaejax.policies.PolicyOptions")
-    chosen = PolicyOptions(**options)
-    for name, known in (("encoder", ("mlp", "cnn")), ("memory", tuple(MEMORIES))):
-        if getattr(chosen, name) not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(chosen, name)!r}")
+    check_is_environment(environment)
+    chosen = checked_options(options)
     encoder = {"mlp": mlp, "cnn": cnn}[chosen.encoder]
     first = encoder(hidden_sizes=chosen.hidden_sizes, activation=chosen.activation, layer_norm=chosen.layer_norm)
     memory = MEMORIES[chosen.memory](chosen)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gaejax.distributions import EpsilonGreedy, mask_logits
-from gaejax.environments import Dict, Discrete, Environment
+from gaejax.environments import Dict, Discrete, Environment, check_is_environment
 from gaejax.environments.spaces import MASK, zeros
 from gaejax.policies.bodies import Body, observing
 from gaejax.policies.inputs import check_spaces
@@ -27,6 +27,7 @@ def q_network(environment: Environment, body: Body, *, compute_dtype: jax.typing
     Raises:
       ValueError: if the actions are not discrete.
     """
+    check_is_environment(environment)
     space, actions = environment.observation_space, environment.action_space
     if not isinstance(actions, Discrete):
         kind = type(actions).__name__

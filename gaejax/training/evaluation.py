@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gaejax._arguments import short
 from gaejax.algorithms import Algorithm
-from gaejax.environments import Environment, metric_names
+from gaejax.environments import Environment, check_is_environment, metric_names
 from gaejax.training.export import export
 
 
@@ -66,6 +67,12 @@ def evaluate(
     """
     if not hasattr(key, "dtype"):
         raise ValueError(f"key must be a key, such as jax.random.key(0), got {key!r}")
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(f"algorithm must be what the state was trained with, an Algorithm, got {short(algorithm)}")
+    if not hasattr(state, "environment_params"):
+        raise TypeError(f"state must be a training state, as algorithm.init returns it, got {short(state)}")
+    if environment is not None:
+        check_is_environment(environment)
     act = export(algorithm, state, greedy=greedy)
     params = state.environment_params if environment is None else environment.params
     environment = algorithm.environment if environment is None else environment

@@ -14,13 +14,16 @@ observer, in one line on stderr, and the run goes on.
 """
 
 import csv
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
+from gaejax.training.files import replacing
 from gaejax.training.plots import plot_learning_curve
 from gaejax.training.run import Run
 
@@ -34,6 +37,7 @@ class Start(NamedTuple):
       total_updates: Training steps of the whole run.
       updates: Training steps that were taken before; 0 unless the run is resumed.
       env_steps: Environment steps of each seed `[S]` in these.
+      logged: Training steps up to the last whole row; what came after it is in the next one.
     """
 
     experiment: Run
@@ -41,6 +45,7 @@ class Start(NamedTuple):
     total_updates: int
     updates: int
     env_steps: np.ndarray
+    logged: int = 0
 
 
 class Progress(NamedTuple):
@@ -92,7 +97,8 @@ class Observer(Protocol):
         """Is called after each compiled call, about twice a second."""
 
     def on_row(self, row: Row) -> None:
-        """Is called after each hundredth of the run, and after an interruption for what came since the last row."""
+        """Is called after each hundredth of the run, and after an interruption for what came since the last row; these
+        updates are in the first row of the resumed run again."""
 
     def on_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Is called after each checkpoint."""
@@ -144,25 +150,50 @@ def read_only(array: np.ndarray) -> np.ndarray:
 
 
 class CsvWriter(Observer):
-    """Writes `metrics.csv`: a line for each seed and row. When a run is resumed, lines after its checkpoint go."""
+    """Writes `metrics.csv`: a line for each seed and row. What cannot be written, on a full disk, is tried again with
+    the next row. When a run is resumed, lines after the last whole row before its checkpoint go, and cut ones."""
 
     def on_start(self, start: Start) -> None:
-        self.path, self.has_header = start.output / "metrics.csv", False
-        kept = []
-        if start.updates:
-            header, *lines = self.path.read_text().splitlines(keepends=True)
-            kept = [header, *(line for line in lines if int(line.split(",")[1]) <= start.updates)]
-            self.has_header = True
-        self.path.write_text("".join(kept))
+        self.path = start.output / "metrics.csv"
+        (self.written, last), self.waiting = kept_lines(self.path, start.logged), ""
+        if last != start.logged:
+            print(
+                f"warning: {self.path} lacks rows up to update {start.logged}: they are not made again", file=sys.stderr
+            )
+        self._write()
 
     def on_row(self, row: Row) -> None:
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if not self.has_header:
-                writer.writerow(["seed", "update", "env_steps", *row.values])
-                self.has_header = True
-            for seed, env_steps in enumerate(row.env_steps):
-                writer.writerow([seed, row.update, env_steps, *(values[seed] for values in row.values.values())])
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        if not self.written and not self.waiting:
+            writer.writerow(["seed", "update", "env_steps", *row.values])
+        for seed, env_steps in enumerate(row.env_steps):
+            writer.writerow([seed, row.update, env_steps, *(values[seed] for values in row.values.values())])
+        self.waiting += text.getvalue()
+        self._write()
+
+    def on_end(self, summary: Mapping[str, Any] | None) -> None:
+        if self.waiting:
+            self._write()
+
+    def _write(self) -> None:
+        """Appends what waits, in the place of what an earlier try may have left."""
+        with self.path.open("ab") as file:
+            file.truncate(self.written)
+            file.write(self.waiting.encode())
+        self.written, self.waiting = self.written + len(self.waiting.encode()), ""
+
+
+def kept_lines(path: Path, logged: int) -> tuple[int, int]:
+    """Returns how many bytes of a `metrics.csv` are whole lines up to an update, and the update of the last of them."""
+    size = last = 0
+    lines = path.read_bytes().splitlines(keepends=True) if logged and path.is_file() else []
+    for index, line in enumerate(lines):
+        update = line.split(b",")[1:2]
+        if not line.endswith(b"\n") or (index and not (update and update[0].isdigit() and int(update[0]) <= logged)):
+            break
+        size, last = size + len(line), int(update[0]) if index else 0
+    return size, last
 
 
 class LearningCurve(Observer):
@@ -174,7 +205,8 @@ class LearningCurve(Observer):
     def on_end(self, summary: Mapping[str, Any] | None) -> None:
         if summary is not None:
             metrics, picture = self.output / "metrics.csv", self.output / "curve.png"
-            plot_learning_curve(metrics, picture, self.experiment.title, self.experiment.curves)
+            with replacing(picture) as part:
+                plot_learning_curve(metrics, part, self.experiment.title, self.experiment.curves)
 
 
 class ProgressBar(Observer):
@@ -208,6 +240,38 @@ class ProgressBar(Observer):
 
     def on_end(self, summary: Mapping[str, Any] | None) -> None:
         self.bar.stop()
+
+
+class Profiler(Observer):
+    """Writes a trace of a few compiled calls for XProf, TensorBoard's profiler, after the first ones.
+
+    Args:
+      folder: Where to write; default: `profile` in the run's folder.
+      skip: Calls before the trace.
+      calls: Calls in it, of about half a second each.
+    """
+
+    def __init__(self, folder: Path | str | None = None, skip: int = 3, calls: int = 3):
+        self.folder, self.skip, self.calls, self.count, self.is_tracing = folder, skip, calls, 0, False
+
+    def on_start(self, start: Start) -> None:
+        self.folder = Path(self.folder or start.output / "profile")
+
+    def on_progress(self, progress: Progress) -> None:
+        self.count += 1
+        if self.count == self.skip:
+            jax.profiler.start_trace(str(self.folder))
+            self.is_tracing = True
+        elif self.count == self.skip + self.calls:
+            self._stop()
+
+    def on_end(self, summary: Mapping[str, Any] | None) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.is_tracing:
+            self.is_tracing = False
+            jax.profiler.stop_trace()
 
 
 class TensorBoard(Observer):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from gaejax.algorithms import ALGORITHMS
-from gaejax.environments import Box, Environment, environment_names
+from gaejax.environments import Box, Environment, check_is_environment, environment_names
 from gaejax.training.run import Experiment
 
 NORMALIZED = {"normalize_observations": True, "normalize_rewards": True, "entropy_coefficient": 0.0}
@@ -201,6 +201,7 @@ def preset(environment: Environment, algorithm: str = "ppo") -> Experiment:
     Raises:
       ValueError: for an unknown algorithm.
     """
+    check_is_environment(environment)
     if algorithm not in ALGORITHMS:
         raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {algorithm!r}")
     if (algorithm, environment.name) in PRESETS:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from gaejax._arguments import short
 from gaejax.algorithms import Algorithm
 
 
@@ -30,5 +31,9 @@ def train(algorithm: Algorithm, key: jax.Array, config: Any, total_steps: int) -
     Raises:
       ValueError: if `total_steps` is less than 1 or the config cannot be trained.
     """
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(
+            f"algorithm must be an Algorithm, such as gaejax.ppo(environment, policy), got {short(algorithm)}"
+        )
     state = algorithm.init(key, config)
     return jax.lax.scan(lambda state, _: algorithm.step(state), state, length=num_updates(config, total_steps))

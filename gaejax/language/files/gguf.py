@@ -7,6 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gaejax._arguments import check_whole, short
+from gaejax.language.files.gguf_header import check_gguf
+from gaejax.language.files.inside import short_text
 from gaejax.language.files.layout import Tensors
 from gaejax.language.files.packages import package
 from gaejax.language.files.tokenizer import Tokenizer, make_tokenizer
@@ -48,7 +51,11 @@ def read_gguf(path: Path) -> tuple[DecoderConfig, Tensors, Tokenizer | None]:
       ValueError: if metadata are missing, or the architecture or the tokenizer is not supported.
     """
     gguf = package("gguf")
-    reader = gguf.GGUFReader(path)
+    check_gguf(path)
+    try:
+        reader = gguf.GGUFReader(path)
+    except (IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {short_text(error)}") from error
     tensors = {hugging_face_name(tensor.name): tensor for tensor in reader.tensors}
 
     def field(name: str, *default: Any) -> Any:
@@ -56,7 +63,11 @@ def read_gguf(path: Path) -> tuple[DecoderConfig, Tensors, Tokenizer | None]:
             raise ValueError(f"path must be a complete .gguf model, and {path} lacks {name}")
         return reader.fields[name].contents() if name in reader.fields else default[0]
 
-    config = read_config(field, tensors)
+    try:
+        config, tokenizer = read_config(field, tensors), read_tokenizer(field)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        said = f"{type(error).__name__}: {short_text(error)}"
+        raise ValueError(short_text(error) if str(path) in str(error) else f"{path}: {said}") from error
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.kv_heads}
     permuted = heads if field("general.architecture") == "llama" else {}
 
@@ -65,7 +76,7 @@ def read_gguf(path: Path) -> tuple[DecoderConfig, Tensors, Tokenizer | None]:
         module = name.split(".")[-2]
         return in_halves(array, permuted[module]) if module in permuted else array
 
-    return config, {name: functools.partial(read, name) for name in tensors}, read_tokenizer(field)
+    return config, {name: functools.partial(read, name) for name in tensors}, tokenizer
 
 
 def hugging_face_name(name: str) -> str:
@@ -85,10 +96,10 @@ def in_halves(matrix: np.ndarray, heads: int) -> np.ndarray:
 def read_config(field: Field, tensors: Mapping[str, Any]) -> DecoderConfig:
     """Returns the configuration that a file's metadata and tensors describe."""
     kind = field("general.architecture")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise ValueError(f"general.architecture must be {' or '.join(ARCHITECTURES)}, got {kind!r}")
-    size, heads = field(f"{kind}.embedding_length"), field(f"{kind}.attention.head_count")
-    head_dim = field(f"{kind}.attention.key_length", size // heads)
+    size, heads = (whole(field, f"{kind}.{name}") for name in ("embedding_length", "attention.head_count"))
+    head_dim = whole(field, f"{kind}.attention.key_length", size // heads)
     embedding = tensors.get("model.embed_tokens.weight")
     scaling = field(f"{kind}.rope.scaling.type", "none")
     return DecoderConfig.from_hugging_face(
@@ -109,6 +120,12 @@ def read_config(field: Field, tensors: Mapping[str, Any]) -> DecoderConfig:
             "tie_word_embeddings": "lm_head.weight" not in tensors,
         }
     )
+
+
+def whole(field: Field, name: str, *default: int) -> int:
+    """Returns an entry that must be a whole number of at least 1."""
+    check_whole(name, value := field(name, *default), least=1)
+    return value
 
 
 def shortest(number: float) -> float:
@@ -135,8 +152,14 @@ def read_tokenizer(field: Field) -> Tokenizer | None:
         wanted = f"tokenizer.ggml.pre must be one of {', '.join(known)} for a 'gpt2' tokenizer"
         raise ValueError(f"{wanted}, got {cut!r} for {model!r}: load the model's Hugging Face folder instead")
     tokens, merges = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.merges")
+    for name, texts in (("tokens", tokens), ("merges", merges)):
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"tokenizer.ggml.{name} must be a list of texts, got {short(texts)}")
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [tuple(pair.split(" ")) for pair in merges]))
+    try:
+        backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [tuple(pair.split(" ")) for pair in merges]))
+    except Exception as error:  # the package raises no other class
+        raise ValueError(f"tokenizer.ggml.merges must fit tokenizer.ggml.tokens: {short_text(error)}") from None
     backend.pre_tokenizer = cuts.Sequence(known[cut]())
     backend.decoder = tokenizers.decoders.ByteLevel()
     if cut == "qwen2":

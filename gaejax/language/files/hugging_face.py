@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from gaejax._arguments import short
+from gaejax.language.files.inside import exists, inside, read_json, short_text
 from gaejax.language.files.layout import Tensors
 from gaejax.language.files.packages import package
 from gaejax.language.files.tokenizer import Tokenizer, read_tokenizer, write_tokenizer
@@ -20,21 +22,57 @@ def read_folder(folder: Path) -> tuple[DecoderConfig, Tensors, Tokenizer | None]
     Raises:
       ValueError: if the folder has no config.json or lacks weights.
     """
-    if not (folder / "config.json").exists():
+    if not exists(folder, "config.json"):
         raise ValueError(f"path must be a folder with a model's config.json, and {folder} has none")
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    shape = DecoderConfig.from_hugging_face(config)
-    index = folder / "model.safetensors.index.json"
-    files = {"model.safetensors"}
-    if index.exists():
-        files = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    config = read_json(folder, "config.json")
+    try:
+        shape = DecoderConfig.from_hugging_face(config)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
     tensors = {}
-    for name in sorted(files):
-        if not (folder / name).exists():
-            raise ValueError(f"path must be a folder with the model's weights, and {folder} has no {name}")
-        file = package("safetensors").safe_open(folder / name, "numpy")
-        tensors |= {tensor: functools.partial(file.get_tensor, tensor) for tensor in file.keys()}  # noqa: SIM118
+    for name in weight_files(folder):
+        for tensor, read in read_safetensors(inside(folder, name)).items():
+            if tensor in tensors:
+                raise ValueError(f"{folder / name} must not repeat tensors of other files, got {short(tensor)}")
+            tensors[tensor] = read
     return shape, tensors, read_tokenizer(folder, config)
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Returns the names of the files of a folder that hold weights, in order.
+
+    Raises:
+      ValueError: if the index is damaged.
+    """
+    name = "model.safetensors.index.json"
+    if not exists(folder, name):
+        return ["model.safetensors"]
+    files = read_json(folder, name).get("weight_map")
+    if not isinstance(files, dict) or not files or not all(isinstance(file, str) for file in files.values()):
+        raise ValueError(f"weight_map in {folder / name} must be a dict from tensors to files, got {short(files)}")
+    return sorted(set(files.values()))
+
+
+def read_safetensors(path: Path) -> Tensors:
+    """Returns the functions that read the tensors of a file.
+
+    Raises:
+      ValueError: if the file is damaged; one line with its path. The package checks that tensors lie within the file
+        and do not overlap.
+    """
+    safetensors = package("safetensors")
+
+    def get(tensor: str) -> np.ndarray:
+        try:
+            return file.get_tensor(tensor)
+        except (safetensors.SafetensorError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {short(tensor)} cannot be read: {short_text(error)}") from error
+
+    try:
+        file = safetensors.safe_open(path, "numpy")
+        return {tensor: functools.partial(get, tensor) for tensor in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {short_text(error)}") from error
 
 
 def write_folder(

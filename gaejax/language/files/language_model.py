@@ -41,6 +41,18 @@ def load(path: str | Path, *, context: int | None = None) -> LanguageModel:
     if context is not None and context < 1:
         raise ValueError(f"context must be at least 1, got {context}")
     path = from_hub(path[4:]) if isinstance(path, str) and path.startswith("hub:") else Path(path)
+    try:
+        return _loaded(path, context)
+    except ImportError:
+        raise
+    except Exception as error:  # the files may come from anybody: whatever they make fail becomes one line
+        said = " ".join(str(error).split())
+        said = said if isinstance(error, ValueError) else f"{type(error).__name__}: {said[:200]}"
+        raise ValueError(said if str(path) in said else f"{path}: {said}") from error
+
+
+def _loaded(path: Path, context: int | None) -> LanguageModel:
+    """Loads the model at a path."""
     if path.suffix == ".gguf" and path.is_file():
         config, tensors, tokenizer = read_gguf(path)
     elif path.is_dir():

@@ -65,6 +65,9 @@ def params_of(config: DecoderConfig, tensors: Tensors) -> dict:
     Raises:
       ValueError: if a tensor is missing, unknown, or does not have the shape or dtype that the config implies.
     """
+    if config.num_hidden_layers > len(tensors):  # before anything is made for so many layers
+        what = f"the files hold {len(tensors)} tensors: do both belong to one model?"
+        raise ValueError(f"num_hidden_layers must match the tensors, got {config.num_hidden_layers}, but {what}")
     places, params = layout(config), {}
     unused = {name for name in tensors if name.endswith("rotary_emb.inv_freq")}
     if config.tie_word_embeddings:

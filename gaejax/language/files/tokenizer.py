@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from gaejax._arguments import short
+from gaejax.language.files.inside import exists, inside, read_json, read_text, short_text
 from gaejax.language.files.packages import package
+from gaejax.language.files.templates import render
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,55 +55,71 @@ class Tokenizer:
         Raises:
           ValueError: if the model has no template, or its template refuses these messages.
         """
+        return self.chats([messages], add_generation_prompt)[0]
+
+    def chats(
+        self, conversations: Sequence[Sequence[Mapping[str, str]]], add_generation_prompt: bool = True
+    ) -> list[str]:
+        """Renders several conversations, as `chat` does each; a template is started once for all of them."""
         if self.template is None:
             raise ValueError("chat needs a model with a chat template, got one without: write the prompt yourself")
-
-        def refuse(reason: str) -> None:
-            raise ValueError(f"messages must suit the model's chat template: {reason}")
 
         def spelled(token: int | None) -> str:
             return "" if token is None else self.backend.id_to_token(token)
 
-        jinja = package("jinja2.sandbox").ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        variables = dict(
+            add_generation_prompt=add_generation_prompt, bos_token=spelled(self.bos), eos_token=spelled(self.eos)
         )
-        return jinja.from_string(self.template).render(
-            messages=messages,
-            add_generation_prompt=add_generation_prompt,
-            bos_token=spelled(self.bos),
-            eos_token=spelled(self.eos),
-            raise_exception=refuse,
-        )
+        return render(self.template, conversations, variables)
 
 
 def make_tokenizer(backend: Any, eos: int | None, pad: int | None, bos: int | None, template: str | None) -> Tokenizer:
-    """Returns a `Tokenizer` of a file's entries; raises ValueError if there is no EOS token."""
+    """Returns a `Tokenizer` of a file's entries; raises ValueError if there is no EOS token, or an entry is of another
+    type or not in the vocabulary."""
     if eos is None:
         raise ValueError("tokenizer must have an eos token: name it as eos_token in tokenizer_config.json")
+    if not (vocabulary := backend.get_vocab()):
+        raise ValueError("tokenizer must have tokens, got none")
+    size = max(vocabulary.values()) + 1
+    pad = None if pad == -1 else pad  # as some files write that there is none
+    for name, token in (("eos", eos), ("pad", pad), ("bos", bos)):
+        whole = isinstance(token, int) and not isinstance(token, bool)
+        if token is not None and not (whole and 0 <= token < size):
+            raise ValueError(f"the {name} token must be a whole number from 0 to {size - 1}, got {short(token)}")
+    if template is not None and not isinstance(template, str):
+        raise ValueError(f"chat_template must be a text, got {short(template)}")
     return Tokenizer(backend, eos, eos if pad is None else pad, bos, template)
 
 
 def read_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer | None:
     """Reads the tokenizer of a Hugging Face folder, given its `config.json`; None if it has no `tokenizer.json`."""
-    if not (folder / "tokenizer.json").exists():
+    if not exists(folder, "tokenizer.json"):
         return None
-    backend = package("tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
+    file = inside(folder, "tokenizer.json")
+    try:
+        backend = package("tokenizers").Tokenizer.from_file(str(file))
+    except ImportError:
+        raise
+    except Exception as error:  # the package raises no other class
+        raise ValueError(f"{file} must be a tokenizer of Hugging Face: {short_text(error)}") from None
     backend.no_padding()
     backend.no_truncation()
-    file = folder / "tokenizer_config.json"
-    options = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    options = read_json(folder, "tokenizer_config.json") if exists(folder, "tokenizer_config.json") else {}
 
-    def token(name: str) -> int | None:
+    def token(name: str) -> Any:
         spelled = options.get(f"{name}_token")
-        spelled = spelled["content"] if isinstance(spelled, dict) else spelled
+        spelled = spelled.get("content") if isinstance(spelled, dict) else spelled
+        if spelled is not None and not isinstance(spelled, str):
+            raise ValueError(f"{name}_token in tokenizer_config.json must be a text, got {short(spelled)}")
         found = config.get(f"{name}_token_id") if spelled is None else backend.token_to_id(spelled)
-        return found[0] if isinstance(found, list) else found
+        return (found[0] if found else None) if isinstance(found, list) else found
 
     template = options.get("chat_template")
     if isinstance(template, list):
-        template = {each["name"]: each["template"] for each in template}.get("default")
-    if (file := folder / "chat_template.jinja").exists():
-        template = file.read_text("utf-8")
+        named = [each for each in template if isinstance(each, dict) and each.get("name") == "default"]
+        template = named[-1].get("template") if named else None
+    if exists(folder, "chat_template.jinja"):
+        template = read_text(folder, "chat_template.jinja")
     return make_tokenizer(backend, token("eos"), token("pad"), token("bos"), template)
 
 

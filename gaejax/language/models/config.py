@@ -1,9 +1,22 @@
 """The shape of a decoder, in the terms of Hugging Face's `config.json`."""
 
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from gaejax._arguments import check_whole, short
+
+OPTIONAL_SIZES = ("num_key_value_heads", "intermediate_size", "head_dim")
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    *OPTIONAL_SIZES,
+)
+"""The fields that are whole numbers; the optional ones may be None."""
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 
@@ -70,8 +83,11 @@ class DecoderConfig:
           ValueError: if the model type or a setting is one that this decoder does not implement.
         """
         kind = config.get("model_type")
-        if kind not in ARCHITECTURES:
-            raise ValueError(f"model_type must be {' or '.join(ARCHITECTURES)}, got {kind!r}")
+        if not isinstance(kind, str) or kind not in ARCHITECTURES:
+            raise ValueError(f"model_type must be {' or '.join(ARCHITECTURES)}, got {short(kind)}")
+        for name in ("rope_scaling", "rope_parameters"):
+            if not isinstance(config.get(name) or {}, Mapping):
+                raise ValueError(f"{name} must be an object, got {short(config[name])}")
         rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
         rope_type = rope.get("rope_type", rope.get("type", "default"))
         config = {"rms_norm_eps": 1e-6, **rope, **config, "rope_type": rope_type}
@@ -85,7 +101,7 @@ class DecoderConfig:
         }
         for name, only in supported.items():
             if config.get(name, only) not in (only, None):
-                raise ValueError(f"{name} must be {only!r} for this decoder, got {config[name]!r}")
+                raise ValueError(f"{name} must be {only!r} for this decoder, got {short(config[name])}")
         if config.get("vocab_size") is None:
             raise ValueError("config.json must give vocab_size, got none")
         fields = {field.name for field in dataclasses.fields(cls)}
@@ -113,21 +129,28 @@ class DecoderConfig:
 
     def validate(self) -> None:
         """Raises ValueError, naming the field, if a size is below 1 or sizes do not fit together."""
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "max_position_embeddings",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in SIZES:
+            value = getattr(self, name)
+            if value is None and name in OPTIONAL_SIZES:
+                continue
+            check_whole(name, value, least=1)
+            if value >= 2**31:
+                raise ValueError(f"{name} must be less than 2**31, got {short(value)}")
+        for name in ("rope_theta", "rms_norm_eps", "initializer_range"):
+            value = getattr(self, name)
+            if value is None and name == "initializer_range":
+                continue
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= float(value) <= 1e30:
+                raise ValueError(f"{name} must be a number of at least 0, got {short(value)}")
+        for name in ("tie_word_embeddings", "qkv_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {short(getattr(self, name))}")
         heads = self.num_attention_heads
         if self.head_dim is None and self.hidden_size % heads:
             raise ValueError(f"hidden_size must be a multiple of num_attention_heads = {heads}, got {self.hidden_size}")
         if heads % self.kv_heads:
             raise ValueError(f"num_key_value_heads must divide num_attention_heads = {heads}, got {self.kv_heads}")
         if self.positions not in ("rotary", "learned"):
-            raise ValueError(f"positions must be 'rotary' or 'learned', got {self.positions!r}")
+            raise ValueError(f"positions must be 'rotary' or 'learned', got {short(self.positions)}")
         if self.positions == "rotary" and self.head_size % 2:
             raise ValueError(f"head_dim must be even for rotary positions, got {self.head_size}")

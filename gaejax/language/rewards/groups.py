@@ -5,9 +5,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from gaejax import rows
 from gaejax.advantages import without_baseline
 from gaejax.language.rewards.spans import check_fresh_rows, spans
 from gaejax.rollout import Trajectory
+from gaejax.statistics import masked_mean
 from gaejax.transforms import Transform
 
 Baseline = Literal["rloo", "grpo", "dr_grpo"]
@@ -43,7 +45,8 @@ def group_baseline(group_size: int, kind: Baseline = "rloo") -> Transform:
         check_fresh_rows("group_baseline", training_state)
         num_steps, num_envs = trajectory.mask.shape
         if num_envs % group_size:
-            raise ValueError(f"num_envs must be a multiple of group_size = {group_size}, got {num_envs}")
+            local = " on each device" if rows.num_devices() > 1 else ""
+            raise ValueError(f"num_envs{local} must be a multiple of group_size = {group_size}, got {num_envs}")
         where, index = spans(trajectory), jnp.arange(num_steps)[:, None]
         end = jnp.min(jnp.where(where.complete, index, num_steps), axis=0)  # where each environment's first text ends
         kept = trajectory.mask & (index <= end) & (end < num_steps)
@@ -54,8 +57,11 @@ def group_baseline(group_size: int, kind: Baseline = "rloo") -> Transform:
         observed = trajectory.observations.reshape(num_steps, -1, group_size)
         prompt = (index <= where.first[0]).reshape(num_steps, -1, group_size)
         differs = jnp.any(prompt & (observed != observed[:, :, :1]), axis=0)
-        count = jnp.maximum(jnp.sum(finished), 1)
-        info = {"group_score": jnp.sum(scores) / count, "other_prompts": jnp.mean(differs.astype(jnp.float32))}
+        count = jnp.maximum(rows.total(finished), 1)
+        info = {
+            "group_score": rows.total(scores) / count,
+            "other_prompts": masked_mean(differs, jnp.ones_like(differs)),
+        }
         return state, trajectory._replace(rewards=jnp.where(last, relative, 0.0), mask=kept), info
 
     return Transform(lambda params: (), apply)

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gaejax import rows
 from gaejax.distributions import Distribution
 from gaejax.language.rewards.scores import count_texts
 from gaejax.language.rewards.spans import check_fresh_rows, spans
@@ -85,7 +86,7 @@ def kl_penalty(
         log_ratios = jnp.where(mask, distributions.log_prob(trajectory.actions) - trajectory.log_probs, 0)
         divergence = ESTIMATES[estimate](jnp.clip(log_ratios, -LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))
         texts = count_texts(trajectory, spans(trajectory))
-        kl = jnp.sum(divergence) / texts
+        kl = rows.total(divergence) / texts
         rewards = trajectory.rewards - jnp.where(mask, state.coefficient * divergence, 0)
         info = {"kl": kl, "kl_coefficient": state.coefficient}
         if target is not None:

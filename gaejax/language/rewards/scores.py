@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gaejax import rows
 from gaejax.language.data.prompts import Reward
 from gaejax.language.rewards.spans import Spans, add_at_ends, check_fresh_rows, spans, text_ending_at, tokens
 from gaejax.rollout import Trajectory
@@ -105,10 +106,11 @@ def _transform(at_ends: AtEnds, weight: float, name: str) -> Transform:
         where = spans(trajectory)
         scores = at_ends(trajectory, where)
         mean = masked_mean(scores, where.complete)
+        response_tokens = rows.total(trajectory.mask & (where.first <= where.last))
         info = {
             name: mean,
             f"{name}_std": jnp.sqrt(masked_mean((scores - mean) ** 2, where.complete)),
-            "response_length": jnp.sum(trajectory.mask & (where.first <= where.last)) / count_texts(trajectory, where),
+            "response_length": response_tokens / count_texts(trajectory, where),
         }
         rewards = add_at_ends(trajectory.rewards, where, weight * scores)
         return state, trajectory._replace(rewards=rewards), info
@@ -119,7 +121,7 @@ def _transform(at_ends: AtEnds, weight: float, name: str) -> Transform:
 def count_texts(trajectory: Trajectory, where: Spans) -> jax.Array:
     """Returns how many texts have a trainable token in the rollout, but at least 1."""
     index = jnp.arange(trajectory.mask.shape[0])[:, None]
-    return jnp.maximum(jnp.sum(trajectory.mask & (where.first == index)), 1)
+    return jnp.maximum(rows.total(trajectory.mask & (where.first == index)), 1)
 
 
 def _score_on_host(
@@ -210,7 +212,7 @@ def shuffle_scores(key: jax.Array | None = None) -> Transform:
     def apply(state: jax.Array, trajectory: Trajectory, training_state: Any) -> tuple:
         next_key, shuffle_key = jax.random.split(state)
         returns = jnp.sum(jnp.where(trajectory.mask, trajectory.rewards, 0), axis=0)
-        shuffled = jax.random.permutation(shuffle_key, returns)
+        shuffled = jax.random.permutation(rows.own_key(shuffle_key), returns)
         nothing = jnp.zeros_like(trajectory.rewards)
         rewards = add_at_ends(nothing, spans(trajectory), jnp.broadcast_to(shuffled, nothing.shape))
         return next_key, trajectory._replace(rewards=rewards), {}
