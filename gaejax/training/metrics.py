@@ -96,25 +96,11 @@ def read_metrics(path: Path | str, until: int | None = None) -> list[dict[str, f
     Raises:
       ValueError: if there is no such file, or it is damaged; one line with the path, the line and the column.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"there is no file {path}")
-    try:
-        text = Path(path).read_bytes().decode()
-        lines = list(csv.reader(text.splitlines()))
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path} is damaged: it is no table ({error}); restore it from a copy") from None
-    if not lines:
-        return []
-    names = lines[0]
-    if len(lines) == 1 and not text.endswith("\n"):
-        raise ValueError(f"{path} is damaged: its first line is cut; restore it from a copy")
-    for needed in ("seed", "update", "env_steps"):
-        if needed not in names:
-            raise ValueError(f"{path} is damaged: its first line names no column {needed}; restore it from a copy")
-    rows, cut = [], not text.endswith("\n")
-    for at, line in enumerate(lines[1:], start=2):
+    names, lines, cut = _table(path)
+    rows = []
+    for at, line in enumerate(lines, start=2):
         try:
-            if cut and at == len(lines):
+            if cut and at == len(lines) + 1:
                 raise ValueError(f"{path} is damaged: its last line is cut; remove it, or restore the file from a copy")
             row = _numbers(f"{path} is damaged: line {at}", names, line)
         except ValueError:
@@ -126,6 +112,27 @@ def read_metrics(path: Path | str, until: int | None = None) -> list[dict[str, f
         rows.append(row)
     _check_order(path, rows)
     return rows
+
+
+def _table(path: Path | str) -> tuple[list[str], list[list[str]], bool]:
+    """Returns the columns' names, the other lines, and whether the last of them has no end; raises ValueError, with the
+    path, if the file is missing or no table of metrics."""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        text = Path(path).read_bytes().decode()
+        lines = list(csv.reader(text.splitlines()))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged: it is no table ({error}); restore it from a copy") from None
+    if not lines:
+        return [], [], False
+    names, cut = lines[0], not text.endswith("\n")
+    if cut and len(lines) == 1:
+        raise ValueError(f"{path} is damaged: its first line is cut; restore it from a copy")
+    for needed in ("seed", "update", "env_steps"):
+        if needed not in names:
+            raise ValueError(f"{path} is damaged: its first line names no column {needed}; restore it from a copy")
+    return names, lines[1:], cut
 
 
 def _check_order(path: Path | str, rows: list[dict[str, float]]) -> None:
