@@ -127,23 +127,9 @@ def read_metrics(path: Path | str, until: int | None = None) -> list[dict[str, f
     Raises:
       ValueError: if there is no such file, or it is damaged; one line with the path, the line and the column.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"there is no file {path}")
-    try:
-        text = Path(path).read_bytes().decode()
-        lines = list(csv.reader(text.splitlines()))
-    except (ValueError, csv.Error) as error:
-        raise ValueError(f"{path} is damaged: it is no table ({error}); restore it from a copy") from None
-    if not text.endswith("\n"):
-        lines = lines[:-1]
-    if not lines:
-        return []
-    names = lines[0]
-    for needed in ("seed", "update", "env_steps"):
-        if needed not in names:
-            raise ValueError(f"{path} is damaged: its first line names no column {needed}; restore it from a copy")
+    names, lines = _table(path)
     rows = []
-    for at, line in enumerate(lines[1:], start=2):
+    for at, line in enumerate(lines, start=2):
         try:
             row = _numbers(f"{path} is damaged: line {at}", names, line)
         except ValueError:
@@ -158,6 +144,26 @@ def read_metrics(path: Path | str, until: int | None = None) -> list[dict[str, f
     rows = rows[: -len(last)] if until is None and len(last) < num_seeds else rows
     _check_order(path, rows)
     return rows
+
+
+def _table(path: Path | str) -> tuple[list[str], list[list[str]]]:
+    """Returns the columns' names and the other lines that are whole; raises ValueError, with the path, if the file is
+    missing or no table of metrics."""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        text = Path(path).read_bytes().decode()
+        lines = list(csv.reader(text.splitlines()))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} is damaged: it is no table ({error}); restore it from a copy") from None
+    if not text.endswith("\n"):
+        lines = lines[:-1]
+    if not lines:
+        return [], []
+    for needed in ("seed", "update", "env_steps"):
+        if needed not in lines[0]:
+            raise ValueError(f"{path} is damaged: its first line names no column {needed}; restore it from a copy")
+    return lines[0], lines[1:]
 
 
 def _check_order(path: Path | str, rows: list[dict[str, float]]) -> None:
