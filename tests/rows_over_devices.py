@@ -25,6 +25,8 @@ from jax.sharding import PartitionSpec
 import gaejax
 from gaejax import minibatches, rows
 from gaejax.algorithms import parts
+from gaejax.language import TASKS, DecoderConfig, decoder_policy, group_baseline, kl_penalty, without_critic
+from gaejax.language.tasks import ALPHABET
 from gaejax.policies import make_policy
 from gaejax.rollout import Trajectory, init_rollout, rollout
 from gaejax.training import Experiment
@@ -53,6 +55,8 @@ CASES: dict[str, tuple[str, dict, dict, dict]] = {  # algorithm, config, options
     "trpo": ("trpo", {"damping": 0.1}, {}, {}),
     "ppg": ("ppg", {"num_minibatches": 2, "num_policy_updates": 2, "num_auxiliary_epochs": 1}, {}, {"shared": True}),
     "impala": ("impala", {"actor_lag": 2}, {}, {}),
+    "language, penalty": ("ppo", {}, {}, {}),
+    "language, groups": ("ppo", {"advantage_normalization": "none", "value_coefficient": 0.0}, {}, {}),
 }
 
 ENVIRONMENTS = {"reinforce, time": "Pendulum-v1"}  # the returns of CartPole's first steps are all alike
@@ -64,10 +68,25 @@ few roundings of float32."""
 def built(case: str, environment_name: str) -> tuple[gaejax.algorithms.Algorithm, Any]:
     """An algorithm and its config."""
     name, config, options, policy = CASES[case]
+    if case.startswith("language"):
+        return built_for_texts(case.endswith("groups"), config)
     spec = gaejax.algorithms.ALGORITHMS[name]
     environment = gaejax.make(environment_name)
     policy = make_policy(environment, hidden_sizes=(16,), action_values=spec.action_values, **policy)
     return spec.make(environment, policy, **options), spec.config(**(SMALL | config))
+
+
+def built_for_texts(in_groups: bool, config: dict) -> tuple[gaejax.algorithms.Algorithm, Any]:
+    """PPO of a small language model: near its reference with a critic, or relative to groups of texts without one."""
+    task = TASKS["reverse"](2)
+    num_steps = task.max_prompt + task.max_response - 1
+    decoder = DecoderConfig(len(ALPHABET), 16, 1, 2, max_position_embeddings=num_steps + 1, positions="learned")
+    policy = decoder_policy(decoder, value="none" if in_groups else "head")
+    transforms = [group_baseline(2)] if in_groups else [kl_penalty(policy, 0.1, target=1.0, horizon=100.0)]
+    estimator = without_critic if in_groups else "gae"
+    algorithm = gaejax.ppo(task.environment(), policy, transforms=transforms, estimator=estimator)
+    sizes = dict(num_envs=NUM_ENVS, num_steps=num_steps, fresh_rows=True, discount=1.0, num_minibatches=1)
+    return algorithm, gaejax.PPOConfig(**(sizes | config))
 
 
 @contextmanager

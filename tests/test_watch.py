@@ -171,3 +171,21 @@ def test_a_script_ends_with_one_line_and_status_1(tmp_path, capsys):
 def test_what_to_do_is_one_of_three(tmp_path):
     with pytest.raises(ValueError, match="on_nonfinite must be stop, skip or ignore, got 'continue'"):
         run_experiment(RARELY, tmp_path / "run", on_nonfinite="continue")
+
+
+@pytest.mark.parametrize("name", gaejax.algorithms.ALGORITHMS)
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [("rewards", np.nan), ("rewards", -np.inf), ("observations", np.nan), ("observations", np.inf)],
+)
+def test_whatever_is_injected_is_noticed_and_named(name, what, value, tmp_path):
+    spec = gaejax.algorithms.ALGORITHMS[name]
+    sizes = {"num_minibatches": 1, "num_epochs": 1} if hasattr(spec.config(), "num_minibatches") else {}
+    config = spec.config(num_envs=2, num_steps=10, anneal_steps=1e4, **sizes)
+    policy = {"hidden_sizes": (4,), "shared": name == "ppg"}
+    experiment = Experiment(
+        environment=broken(what, value), config=config, total_steps=200, num_seeds=2, algorithm=name, policy=policy
+    )
+    summary = run_experiment(experiment, tmp_path / "run")
+    assert not summary["finished"]
+    assert summary["nonfinite"]["first"] == {"update": 1, "seed": 0, "kind": what}

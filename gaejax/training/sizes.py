@@ -9,15 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gaejax.algorithms import Algorithm, TrainingInfo, training_environment
+from gaejax.algorithms import Algorithm, training_environment
 from gaejax.rollout import rollout
 from gaejax.training.run import Run
 from gaejax.training.train import num_updates
 
-NUM_ROWS = 100
-"""Lines of `metrics.csv` for each seed, between which the infos of training steps are kept."""
-NUM_INFOS = len(TrainingInfo._fields) - len(TrainingInfo._field_defaults)
-"""Numbers that each training step reports at least."""
 MOST_UPDATES = 2**31 - 1
 """Training steps are counted in an int32."""
 MOST_STEPS = 2**31 - 1
@@ -30,13 +26,11 @@ class Sizes(NamedTuple):
     Attributes:
       state: The training state.
       rollout: The trajectory of one rollout.
-      infos: The infos of the training steps between two lines of `metrics.csv`.
       evaluation: The environments of the final evaluation; 0 if there is none.
     """
 
     state: int
     rollout: int
-    infos: int
     evaluation: int
 
 
@@ -80,20 +74,19 @@ def least_sizes(run: Run, algorithm: Algorithm) -> Sizes:
     return Sizes(
         state=run.num_seeds * _bytes(state),
         rollout=run.num_seeds * _bytes(jax.eval_shape(collected, state)),
-        infos=run.num_seeds * -(-num_updates(run.config, run.total_steps) // NUM_ROWS) * 4 * NUM_INFOS,
         evaluation=run.num_seeds * run.eval_episodes * episode if run.is_evaluated else 0,
     )
 
 
 def check_sizes(run: Run, algorithm: Algorithm, memory: int | None = None) -> None:
-    """Refuses a run that cannot fit into the memory of the device, before anything is compiled or written.
+    """Refuses a run that cannot fit into the memory of the devices, before anything is compiled or written.
 
     It compares what the run needs at least: one that passes may still be too large.
 
     Args:
       run: The run.
       algorithm: What `run.build()` returned.
-      memory: Bytes; default: those of the device, `device_memory()`.
+      memory: Bytes; default: those of all devices, `device_memory()`.
 
     Raises:
       ValueError: in one line, with the need, the memory, and the field to lower.
@@ -104,14 +97,13 @@ def check_sizes(run: Run, algorithm: Algorithm, memory: int | None = None) -> No
     seeds = f"{run.num_seeds} seeds" if run.num_seeds > 1 else "one seed"
     parts = {
         "num_envs": (needs.state + needs.rollout, f"the state and one rollout of {seeds}"),
-        "total_steps": (needs.infos, f"the infos of a hundredth of the run of {seeds}"),
         "eval_episodes": (needs.evaluation, f"{run.eval_episodes:,} episodes of {seeds}"),
     }
     for name, (need, what) in parts.items():
         if need > memory:
             lowered = "num_seeds" if need // run.num_seeds <= memory else name
             raise ValueError(
-                f"{lowered} must be lowered: {what} need at least {_gib(need)}, and the device has {_gib(memory)}"
+                f"{lowered} must be lowered: {what} need at least {_gib(need)}, and there are {_gib(memory)}"
             )
 
 
@@ -123,17 +115,15 @@ def check_episodes(run: Run, algorithm: Algorithm, name: str, episodes: int) -> 
     one = jax.eval_shape(lambda key: environment.reset(key, environment.params), jax.random.key(0))
     need, memory = run.num_seeds * episodes * _bytes(one), device_memory()
     if need > memory:
-        raise ValueError(
-            f"{name} must be lowered: {episodes:,} need at least {_gib(need)}, the device has {_gib(memory)}"
-        )
+        raise ValueError(f"{name} must be lowered: {episodes:,} need at least {_gib(need)}, there are {_gib(memory)}")
 
 
 def device_memory() -> int:
-    """Returns the bytes of memory of the device that runs are compiled for: an accelerator's own, or the machine's (of
-    the control group, if that has less)."""
+    """Returns the bytes of memory that a run can be split over: of all accelerators, or the machine's (of the control
+    group, if that has less)."""
     stats = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
-        return stats["bytes_limit"]
+        return stats["bytes_limit"] * jax.device_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"

@@ -120,6 +120,9 @@ def pretrained():
 
 
 def main():
+    import meshes  # the whole table takes minutes; one mesh of both axes shows that it compiles
+
+    print(*meshes.row("tpu", "v5e:2x2", 2, 2).values())
     for name, topology in TOPOLOGIES.items():
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
         one = jax.sharding.SingleDeviceSharding(devices[0])
