@@ -227,3 +227,15 @@ def test_the_config_of_another_algorithm_is_refused_and_so_is_what_is_none(given
         gaejax.train("ppo", jax.random.key(0), CONFIG, 10)
     with pytest.raises(TypeError, match="state must be a training state"):
         gaejax.evaluate(algorithm, given, jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", gaejax.algorithms.ALGORITHMS)
+def test_what_is_no_policy_is_told_to_every_algorithm(name):
+    if name != "reinforce":  # which has a default
+        with pytest.raises(TypeError, match=r"policy must be a gaejax\.Policy, got None: make one with"):
+            gaejax.algorithms.ALGORITHMS[name].make(gaejax.make("CartPole-v1"), None)
+
+
+def test_what_is_no_experiment_is_told(tmp_path):
+    with pytest.raises(TypeError, match=r"experiment must be a gaejax\.Experiment, got a NoneType"):
+        run_experiment(None, tmp_path / "run")

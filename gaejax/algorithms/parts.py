@@ -25,6 +25,7 @@ from gaejax.environments import Environment, auto_reset, check_environment, chec
 from gaejax.estimators import Estimator, as_estimator, example_inputs
 from gaejax.minibatches import Batch
 from gaejax.policies import Policy, distribution_of, expected_values
+from gaejax.policies.policy import check_is_policy
 from gaejax.rollout import (
     Act,
     RolloutState,
@@ -393,8 +394,8 @@ def make_algorithm(
       own_state: `state -> pytree`, what the algorithm keeps in `state.algorithm`, from an otherwise complete state.
       check: `config -> None`, raises ValueError for what the config's own `validate` cannot know.
     """
-
     check_environment(environment)
+    check_is_policy(policy)
     resetting = training_environment(environment)
 
     def first_state(key: jax.Array, config: Any, source: TrainingState | None) -> TrainingState:

@@ -9,11 +9,12 @@ import numpy as np
 from gaejax.distributions import ValueBins
 from gaejax.environments import UNBOUNDED, Box, Dict, Discrete, Environment, MultiBinary, MultiDiscrete, Space
 from gaejax.environments.spaces import MASK, zeros
-from gaejax.policies.policy import Policy
+from gaejax.policies.policy import Policy, check_is_policy
 
 
 def distribution_of(policy: Policy, environment: Environment) -> type:
     """Returns the class of the distributions that a policy returns in an environment, without computing anything."""
+    check_is_policy(policy)
 
     def apply(key: jax.Array) -> Any:
         observations = jax.tree.map(lambda x: x[None, None], zeros(environment.observation_space))

@@ -74,3 +74,12 @@ class Policy(NamedTuple):
     apply: PolicyApply
     observation_space: Space | None = None
     encode: PolicyEncode | None = None
+
+
+def check_is_policy(policy: Any) -> None:
+    """Raises TypeError, with one line, unless the argument is a `gaejax.Policy`."""
+    if isinstance(policy, Policy):
+        return
+    what = "None" if policy is None else f"a {type(policy).__module__}.{type(policy).__qualname__}"
+    remedy = "make one with gaejax.mlp_policy(environment) or gaejax.Policy(...)"
+    raise TypeError(f"policy must be a gaejax.Policy, got {what.replace('builtins.', '')}: {remedy}")

@@ -4,12 +4,13 @@ from typing import Any
 
 import jax
 
-from gaejax.policies.policy import Policy
+from gaejax.policies.policy import Policy, check_is_policy
 
 
 def separate_networks(policy: Policy) -> Policy:
     """Returns a policy whose distributions come from one network and whose values from a second one of the same kind.
     The values of the first one are those of PPG's auxiliary head."""
+    check_is_policy(policy)
 
     def init(key: jax.Array) -> dict:
         policy_key, critic_key = jax.random.split(key)

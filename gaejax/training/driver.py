@@ -196,6 +196,8 @@ def run_experiment(
     """
     started = time.perf_counter()
     output = check_output(output)
+    if not isinstance(experiment, Run):
+        raise TypeError(f"experiment must be a gaejax.Experiment, got a {type(experiment).__name__}")
     experiment.validate()
     if not checkpoint_every >= 0:
         raise ValueError(f"checkpoint_every must be a number of seconds, got {checkpoint_every!r}")
