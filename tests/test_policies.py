@@ -448,7 +448,7 @@ def longer_memory_than_its_cache():
         (lambda: actor_critic(spaces(SENSES, CELL), mlp(), critic_observations=["cell"]), "needs a critic_body"),
         (lambda: actor_critic(spaces(VECTOR, Box(-1, 1, ())), mlp()), "must be a Box with one axis, got shape ()"),
         (lambda: actor_critic(spaces(VECTOR, Box(-1, 1, (2, 2))), mlp()), "must be a Box with one axis"),
-        (lambda: make_policy(DISCRETE, size=3), "policy has no option size"),
+        (lambda: make_policy(DISCRETE, size=3), "policy has no option 'size'"),
         (lambda: make_policy(DISCRETE, memory="lstm"), "memory must be one of none, gru"),
     ],
 )
