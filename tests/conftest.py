@@ -19,7 +19,6 @@ FULLY_COMPILED = {
     "test_interruptions",
     "test_learning",
     "test_observers",
-    "test_recurrence",
     "test_training",
 }
 
@@ -64,6 +63,9 @@ FAST = {
 
 # Also `-m slow`: what repeats a law that the default tests show, with another body, head, size or method.
 SLOW = {
+    "test_algorithms": tuple(
+        f"test_every_algorithm_takes_a_transformer[{name}]" for name in ("reinforce", "a2c", "trpo", "pqn", "impala")
+    ),
     "test_devices": ("test_eight_devices_train_as_one_does_with_every",),
     "test_processes": (
         "test_a_sigterm_to_either_saves_and_ends_both_and_the_same_command_goes_on[0",
@@ -88,7 +90,21 @@ SLOW = {
         "test_where_the_limit_falls_inside_the_memorys_span_the_critic_is_right[tf",
         "test_where_the_limit_falls_inside_the_memorys_span_the_critic_is_right[lin",
     ),
+    "test_parts": (
+        "test_optimizers_are_functions_of_the_config_or_of_a_learning_rate[<lambda>0",
+        "test_optimizers_are_functions_of_the_config_or_of_a_learning_rate[<lambda>1",
+        "test_optimizers_are_functions_of_the_config_or_of_a_learning_rate[<lambda>2",
+        "test_optimizers_are_functions_of_the_config_or_of_a_learning_rate[adam]",
+        "test_with_one_minibatch_a_batch_is_a_minibatch[reinforce",
+    ),
     "test_policies": (
+        "test_every_body_obeys_the_law[cnn",
+        "test_every_body_obeys_the_law[flax nnx",
+        "test_every_body_obeys_the_law[linear_recurrent",
+        "test_every_body_obeys_the_law[parallel",
+        "test_every_body_obeys_the_law[two functions",
+        "test_every_head_obeys_the_law[histogram",
+        "test_remat_changes_what_is_kept_for_the_gradient_not_the_gradient[<lambda>1",
         "test_every_body_obeys_the_law[equinox",
         "test_every_body_obeys_the_law[gru with",
         "test_every_body_obeys_the_law[mlp on",
@@ -103,7 +119,20 @@ SLOW = {
         "test_every_memory_trains_with_64_bits_enabled[options0",
         "test_every_memory_trains_with_64_bits_enabled[none",
     ),
-    "test_watch": ("test_whatever_is_injected",),
+    "test_recurrence": (
+        "test_all_methods_agree_on_any_layout[shape2",
+        "test_all_methods_agree_on_any_layout[shape3",
+        "test_all_methods_agree_on_any_layout[shape6",
+        "test_all_methods_agree_on_any_layout[shape7",
+        "test_derivatives_are_those_of_the_plain_scan_in_every_mode_and_order[pallas_lanes",
+        "test_gradients_of_a_batch_are_the_batch_of_gradients[0-associative",
+        "test_gradients_of_a_batch_are_the_batch_of_gradients[0-pallas_lanes",
+        "test_gradients_of_a_batch_are_the_batch_of_gradients[1-",
+    ),
+    "test_watch": (
+        "test_each_algorithm_counts_what_its_environment_breaks_and_keeps_its_parameters[observations",
+        "test_whatever_is_injected",
+    ),
     "test_trpo": ("test_no_step_leaves_its_region_or_makes_the_surrogate_worse[True",),
 }
 
