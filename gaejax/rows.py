@@ -21,16 +21,13 @@ ROWS = "rows"
 
 def num_devices() -> int:
     """Returns over how many devices an agent's environments are split here."""
-    try:
-        return jax.lax.axis_size(ROWS)
-    except NameError:  # no such axis is bound: all environments are on this device
-        return 1
+    return jax.lax.axis_size(ROWS) if _is_bound() else 1
 
 
 def _is_bound() -> bool:
     try:
         jax.lax.axis_size(ROWS)
-    except NameError:
+    except NameError:  # no such axis: all environments are on this device
         return False
     return True
 
