@@ -66,7 +66,11 @@ SLOW = {
     "test_algorithms": tuple(
         f"test_every_algorithm_takes_a_transformer[{name}]" for name in ("reinforce", "a2c", "trpo", "pqn", "impala")
     ),
-    "test_devices": ("test_eight_devices_train_as_one_does_with_every",),
+    "test_devices": (
+        "test_eight_devices_train_as_one_does_with_every",
+        "test_parts_of_the_environments_train_as_the_whole_does[ppg",
+        "test_parts_of_the_environments_train_as_the_whole_does[reinforce",
+    ),
     "test_processes": (
         "test_a_sigterm_to_either_saves_and_ends_both_and_the_same_command_goes_on[0",
         "test_when_one_is",
