@@ -1,0 +1,201 @@
+"""Environment suites by name: what they return is what their packages return, and their time limits are no deaths.
+
+A suite that is not installed is skipped; `uv sync --extra brax` installs one.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import gaejax
+from gaejax.environments import check_environment, limit_steps, pool_resets
+
+DISCOUNT = 0.9
+
+
+class Rows(NamedTuple):
+    """What an environment showed and returned at each step; `mask` is false at final observations."""
+
+    observations: object
+    rewards: object
+    terminated: object
+    truncated: object
+    mask: object
+    metrics: object
+
+
+def recorded(environment, keys, actions, change=lambda state: state):
+    """Returns the `Rows` of steps with automatic resets, `change` being made to the first state."""
+    resetting = gaejax.auto_reset(environment)
+
+    @jax.jit
+    def record(keys, actions, params):
+        def step(carry, inputs):
+            state, observation = carry
+            key, action = inputs
+            state, following, reward, terminated, truncated, info = resetting.step(key, state, action, params)
+            row = Rows(observation, reward, terminated, truncated, info["trainable"], info.get("metrics", {}))
+            return (state, following), row
+
+        state, observation = resetting.reset(keys[0], params)
+        state = state._replace(environment=change(state.environment))
+        return jax.lax.scan(step, (state, observation), (keys, actions))[1]
+
+    return jax.tree.map(np.asarray, record(keys, actions, environment.params))
+
+
+def by_hand(reset, step, keys, actions, limit):
+    """Returns the same rows but for the metrics, from a package's functions and a count of one's own.
+
+    Args:
+      reset: `key -> (state, observation)`.
+      step: `(key, state, action) -> (state, observation, reward, terminated)`.
+    """
+    reset, step = jax.jit(reset), jax.jit(step)
+    state, observation = reset(keys[0])
+    count, final, rows = 0, False, []
+    for key, action in zip(keys, actions, strict=True):
+        if final:
+            rows.append((observation, 0.0, False, False, False))
+            (state, observation), count, final = reset(key), 0, False
+            continue
+        shown = observation
+        state, observation, reward, terminated = step(key, state, action)
+        count += 1
+        truncated = count >= limit and not terminated
+        rows.append((shown, float(reward), bool(terminated), truncated, True))
+        final = bool(terminated) or truncated
+    return jax.tree.map(lambda *parts: np.stack([np.asarray(part) for part in parts]), *rows)
+
+
+def assert_the_same(rows, hand):
+    for mine, theirs in zip(rows, hand, strict=False):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), mine, theirs)
+
+
+def assert_bootstrapped(rows):
+    """Checks that a truncation bootstraps from the final observation, and that a termination does not."""
+    values = 1 + sum(np.abs(leaf.reshape(len(leaf), -1)).mean(1) for leaf in jax.tree.leaves(rows.observations))
+    values = values.astype(np.float32)
+    advantages, _ = gaejax.gae(
+        rewards=rows.rewards[:-1],
+        values=values[:-1],
+        next_values=values[1:],
+        terminated=rows.terminated[:-1],
+        truncated=rows.truncated[:-1],
+        mask=rows.mask[:-1],
+        discount=DISCOUNT,
+        gae_lambda=0.0,
+    )
+    for t in np.flatnonzero((rows.terminated | rows.truncated)[:-1]):
+        assert not rows.mask[t + 1]  # the row of the final observation
+        successor = 0.0 if rows.terminated[t] else values[t + 1]
+        expected = rows.rewards[t] + DISCOUNT * successor - values[t]
+        np.testing.assert_allclose(advantages[t], expected, rtol=1e-4)
+
+
+def keys_for(steps):
+    return jax.random.split(jax.random.key(1), steps)
+
+
+# Brax.
+
+
+@pytest.fixture(scope="module")
+def brax():
+    pytest.importorskip("brax")
+    return gaejax.make("brax:inverted_pendulum", pool_size=0)
+
+
+def test_rows_of_brax_are_the_packages_with_actions_clipped(brax):
+    from brax import envs
+
+    check_environment(brax)
+    source = envs.get_environment("inverted_pendulum")
+    keys, actions = keys_for(40), jnp.full((40, 1), 7.0)
+
+    def reset(key):
+        state = source.reset(key)
+        return state, state.obs
+
+    def step(key, state, action):
+        state = source.step(state, jnp.clip(action, -1, 1))
+        return state, state.obs, state.reward, state.done > 0
+
+    for limit in (1, 1000):  # it falls after 2 steps
+        rows = recorded(brax.replace(params=brax.params._replace(max_steps_in_episode=limit)), keys, actions)
+        assert_the_same(rows, by_hand(reset, step, keys, actions, limit))
+        assert_bootstrapped(rows)
+        assert rows.truncated.any() == (limit == 1) and rows.terminated.any() == (limit == 1000)
+
+
+def test_a_reset_of_brax_is_a_draw_from_the_pool(brax):
+    pooled = gaejax.make("brax:inverted_pendulum", pool_size=4, pool_seed=3)
+    check_environment(pooled)
+    reset = jax.jit(jax.vmap(brax.reset, (0, None)))
+    pool = reset(jax.random.split(jax.random.key(3), 4), brax.params)[1]
+    _, drawn = jax.vmap(pooled.reset, (0, None))(jax.random.split(jax.random.key(0), 400), pooled.params)
+    where = np.abs(drawn[:, None] - pool[None]).max(-1) < 1e-6
+    assert np.all(where.sum(1) == 1)
+    assert np.all(np.abs(where.mean(0) - 0.25) < 0.1)  # 4.6 standard errors
+    assert "dot_general" not in str(jax.make_jaxpr(pooled.reset)(jax.random.key(0), pooled.params))  # no physics
+
+
+@pytest.mark.parametrize(
+    "kwargs, words",
+    [
+        ({"backend": "warp"}, "cannot be made with .*warp"),
+        ({"time_limit": "ignore"}, "time_limit must be"),
+        ({"max_steps_in_episode": 0}, "max_steps_in_episode must be at least 1"),
+        ({"pool_size": -1}, "pool_size must be at least 0"),
+        ({"pool_seed": 1.5}, "pool_seed must be a whole number"),
+    ],
+)
+def test_bad_arguments_for_brax_are_named(brax, kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        gaejax.make("brax:inverted_pendulum", **{"pool_size": 0} | kwargs)
+
+
+# The wrappers that suites share, on an environment of one's own.
+
+
+def drifting():
+    """An environment whose state holds a key: it starts at a random place, and moves by noise."""
+
+    def reset(key, params):
+        state = {"x": jax.random.normal(key), "key": key}
+        return state, state["x"][None]
+
+    def step(key, state, action, params):
+        own, key = jax.random.split(state["key"])
+        state = {"x": state["x"] + jax.random.normal(own), "key": key}
+        return state, state["x"][None], 0.0, jnp.bool_(False), jnp.bool_(False), {}
+
+    return gaejax.Environment("drifting", reset, step, gaejax.Box(-9, 9, (1,)), gaejax.Discrete(2))
+
+
+def test_two_episodes_from_one_initial_state_have_noise_of_their_own():
+    def second(environment, seed):
+        state, _ = environment.reset(jax.random.key(seed), environment.params)
+        return float(environment.step(jax.random.key(0), state, 0, environment.params)[1][0])
+
+    stale = pool_resets(drifting(), size=1)
+    fresh = pool_resets(drifting(), size=1, renew=lambda state, key: {**state, "key": key})
+    check_environment(fresh)
+    assert second(stale, 1) == second(stale, 2)
+    assert second(fresh, 1) != second(fresh, 2)
+
+
+def test_a_limit_counts_from_each_reset_and_may_be_a_death():
+    keys, actions = keys_for(9), jnp.zeros(9, jnp.int32)
+    for time_limit in ("truncate", "terminate"):
+        environment = limit_steps(drifting(), 3, time_limit)
+        check_environment(environment)
+        rows = recorded(environment, keys, actions)
+        ends = [False, False, True, False, False, False, True, False, False]
+        assert (rows.truncated if time_limit == "truncate" else rows.terminated).tolist() == ends
+        assert not (rows.terminated if time_limit == "truncate" else rows.truncated).any()
+        assert_bootstrapped(rows)
