@@ -199,3 +199,30 @@ def test_a_limit_counts_from_each_reset_and_may_be_a_death():
         assert (rows.truncated if time_limit == "truncate" else rows.terminated).tolist() == ends
         assert not (rows.terminated if time_limit == "truncate" else rows.truncated).any()
         assert_bootstrapped(rows)
+
+
+# Navix.
+
+
+@pytest.mark.parametrize("limit", [3, 100])
+def test_rows_of_navix_are_the_packages(limit):
+    navix = pytest.importorskip("navix")
+    environment = gaejax.make("navix:Navix-Empty-5x5-v0", max_steps_in_episode=limit)
+    check_environment(environment)
+    source = navix.make("Navix-Empty-5x5-v0", max_steps=limit)
+    forward, right = 2, 1
+    keys, actions = keys_for(12), jnp.array([forward, forward, right, forward, forward, 0] * 2, jnp.int32)
+
+    def reset(key):
+        timestep = source.reset(key)
+        return timestep, timestep.observation
+
+    def step(key, timestep, action):
+        timestep = source._step(timestep, action)
+        return timestep, timestep.observation, timestep.reward, timestep.is_termination()
+
+    rows = recorded(environment, keys, actions)
+    assert_the_same(rows, by_hand(reset, step, keys, actions, limit))
+    assert_bootstrapped(rows)
+    assert rows.truncated.any() == (limit == 3) and rows.terminated.any() == (limit == 100)
+    assert rows.rewards.sum() == rows.terminated.sum()  # 1 for each goal that was reached

@@ -28,6 +28,7 @@ DEFAULT_PACKAGE = "gymnax"  # the one whose environments need no prefix
 PACKAGES = {
     "gymnax": "gaejax.environments.gymnax",
     "brax": "gaejax.environments.brax",
+    "navix": "gaejax.environments.navix",
 }
 OWN = "one of your own is 'module:function' or 'path/to/file.py:function'"
 
