@@ -226,3 +226,65 @@ def test_rows_of_navix_are_the_packages(limit):
     assert_bootstrapped(rows)
     assert rows.truncated.any() == (limit == 3) and rows.terminated.any() == (limit == 100)
     assert rows.rewards.sum() == rows.terminated.sum()  # 1 for each goal that was reached
+
+
+# Jumanji.
+
+
+@pytest.mark.parametrize("limit", [3, None])
+def test_rows_of_jumanji_are_the_packages(limit):
+    jumanji = pytest.importorskip("jumanji")
+    environment = gaejax.make("jumanji:Snake-v1", max_steps_in_episode=limit)
+    check_environment(environment)
+    limit = limit or 4000
+    source = jumanji.make("Snake-v1")
+    keys, actions = keys_for(30), jnp.zeros(30, jnp.int32)  # upwards, into the wall after at most 12 steps
+
+    def seen(observation):
+        return {**observation._asdict(), "step_count": observation.step_count / limit}
+
+    def reset(key):
+        state, timestep = source.reset(key)
+        return state, seen(timestep.observation)
+
+    def step(key, state, action):
+        state, timestep = source.step(state, action)
+        return state, seen(timestep.observation), timestep.reward, timestep.last()
+
+    rows = recorded(environment, keys, actions)
+    assert_the_same(rows, by_hand(reset, step, keys, actions, limit))
+    assert_bootstrapped(rows)
+    assert rows.truncated.any() == (limit == 3) and (rows.terminated.any() or limit == 3)
+
+
+@pytest.mark.parametrize("name", ["Tetris-v0", "Cleaner-v0", "RubiksCube-v0", "TSP-v1", "BinPack-v2", "MultiCVRP-v0"])
+def test_spaces_of_jumanji_fit_policies_and_actions_mean_the_same(name):
+    jumanji = pytest.importorskip("jumanji")
+    environment = gaejax.make(f"jumanji:{name}")
+    check_environment(environment)
+    gaejax.mlp_policy(environment)
+    source = jumanji.make(name)
+    _, timestep = source.reset(jax.random.key(0))
+    _, observation = environment.reset(jax.random.key(0), environment.params)
+    if name == "Tetris-v0":  # a choice of 4 x 10 at once
+        assert environment.action_space == gaejax.Discrete(40)
+        np.testing.assert_array_equal(observation["action_mask"], timestep.observation.action_mask.reshape(-1))
+    if name == "Cleaner-v0":  # three choices of 4, each with a mask
+        assert environment.action_space == gaejax.MultiDiscrete((4, 4, 4))
+        np.testing.assert_array_equal(observation["action_mask"], timestep.observation.action_mask.reshape(-1))
+
+
+def test_a_joint_action_of_jumanji_is_the_packages():
+    jumanji = pytest.importorskip("jumanji")
+    environment, source = gaejax.make("jumanji:Tetris-v0"), jumanji.make("Tetris-v0")
+    state, _ = environment.reset(jax.random.key(0), environment.params)
+    _, observation, reward, *_ = environment.step(jax.random.key(0), state, jnp.int32(27), environment.params)
+    _, timestep = source.step(source.reset(jax.random.key(0))[0], jnp.array([2, 7]))
+    np.testing.assert_array_equal(observation["grid"], timestep.observation.grid)
+    assert reward == timestep.reward
+
+
+def test_jumanji_with_several_rewards_is_refused():
+    pytest.importorskip("jumanji")
+    with pytest.raises(ValueError, match="'Connector-v3' is not usable: it has a reward for each"):
+        gaejax.make("jumanji:Connector-v3")

@@ -29,6 +29,7 @@ PACKAGES = {
     "gymnax": "gaejax.environments.gymnax",
     "brax": "gaejax.environments.brax",
     "navix": "gaejax.environments.navix",
+    "jumanji": "gaejax.environments.jumanji",
 }
 OWN = "one of your own is 'module:function' or 'path/to/file.py:function'"
 
