@@ -5,13 +5,15 @@ A suite that is not installed is skipped; `uv sync --extra brax` installs one.
 
 from typing import NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnax.environments import environment as gymnax_environment
 
 import gaejax
-from gaejax.environments import check_environment, limit_steps, pool_resets
+from gaejax.environments import check_environment, from_gymnax, limit_steps, pool_resets
 
 DISCOUNT = 0.9
 
@@ -47,15 +49,17 @@ def recorded(environment, keys, actions, change=lambda state: state):
     return jax.tree.map(np.asarray, record(keys, actions, environment.params))
 
 
-def by_hand(reset, step, keys, actions, limit):
+def by_hand(reset, step, keys, actions, limit, change=lambda state: state):
     """Returns the same rows but for the metrics, from a package's functions and a count of one's own.
 
     Args:
       reset: `key -> (state, observation)`.
       step: `(key, state, action) -> (state, observation, reward, terminated)`.
+      change: as for `recorded`.
     """
     reset, step = jax.jit(reset), jax.jit(step)
     state, observation = reset(keys[0])
+    state = change(state)
     count, final, rows = 0, False, []
     for key, action in zip(keys, actions, strict=True):
         if final:
@@ -288,3 +292,116 @@ def test_jumanji_with_several_rewards_is_refused():
     pytest.importorskip("jumanji")
     with pytest.raises(ValueError, match="'Connector-v3' is not usable: it has a reward for each"):
         gaejax.make("jumanji:Connector-v3")
+
+
+# Craftax.
+
+
+@pytest.mark.parametrize("limit", [3, 10000])
+def test_rows_of_craftax_are_the_packages(limit):
+    craftax = pytest.importorskip("craftax.craftax_env")
+    constants = pytest.importorskip("craftax.craftax_classic.constants")
+    name = "Craftax-Classic-Symbolic-v1"
+    environment = gaejax.make(f"craftax:{name}", max_steps_in_episode=limit)
+    check_environment(environment)
+    source = craftax.make_craftax_env_from_name(name, auto_reset=False)
+    keys, actions = keys_for(8), jnp.full(8, 5, jnp.int32)  # 5 collects
+    place = constants.Achievement.COLLECT_COAL.value
+
+    def changed(state):
+        state = state.replace(achievements=state.achievements.at[place].set(True))
+        return state.replace(player_health=0) if limit > 3 else state
+
+    def reset(key):
+        observation, state = source.reset_env(key, source.default_params)
+        return state, observation
+
+    def step(key, state, action):
+        observation, state, reward, done, _ = source.step_env(key, state, action, source.default_params)
+        return state, observation, reward, done
+
+    rows = recorded(environment, keys, actions, changed)
+    assert_the_same(rows, by_hand(reset, step, keys, actions, limit, changed))
+    assert_bootstrapped(rows)
+    assert rows.truncated.any() == (limit == 3) and rows.terminated.any() == (limit > 3)
+    last = np.flatnonzero(rows.truncated | rows.terminated)[0]  # achievements are there at a time limit too
+    assert rows.metrics["collect_coal"][last] == 100 and rows.metrics["make_iron_sword"][last] == 0
+
+
+def test_what_craftax_does_not_take_is_named():
+    pytest.importorskip("craftax")
+    with pytest.raises(ValueError, match="has no argument 'zombie_helth': did you mean 'zombie_health'"):
+        gaejax.make("craftax:Craftax-Classic-Symbolic-v1", zombie_helth=3)
+
+
+# Classes of gymnax 0.0.x.
+
+
+@flax.struct.dataclass
+class OldState:
+    x: jax.Array
+    time: jax.Array
+
+
+@flax.struct.dataclass
+class OldParams:
+    max_steps_in_episode: int = 4
+    edge: float = 2.5
+
+
+class Old:
+    """As gymnax 0.0.x had them: `step_env` ends at the limit as it does at the edge."""
+
+    name = "old"
+
+    def reset_env(self, key, params):
+        return jnp.zeros(1), OldState(jnp.zeros(()), jnp.int32(0))
+
+    def step_env(self, key, state, action, params):
+        state = OldState(state.x + action, state.time + 1)
+        return state.x[None], state, 1.0, self.is_terminal(state, params), {}
+
+    def is_terminal(self, state, params):
+        return (state.x > params.edge) | (state.time >= params.max_steps_in_episode)
+
+    def observation_space(self, params):
+        return gaejax.Box(-9, 9, (1,))
+
+    def action_space(self, params):
+        return gaejax.Discrete(2)
+
+
+class OldWithTheNewBase(Old, gymnax_environment.Environment):
+    """The same where gymnax 1.x is installed: it inherits `is_truncated`, but its done wins."""
+
+
+@pytest.mark.parametrize("kind", [Old, OldWithTheNewBase])
+def test_the_time_limit_of_an_old_class_is_a_truncation_and_its_other_ends_are_deaths(kind):
+    environment = from_gymnax(kind(), OldParams())
+    check_environment(environment)
+    rows = recorded(environment, keys_for(7), jnp.array([0, 0, 0, 0, 1, 1, 1], jnp.int32))
+    assert rows.truncated.tolist() == [False, False, False, True, False, False, False]
+    assert not rows.terminated.any()
+    rows = recorded(environment, keys_for(7), jnp.array([1, 0, 1, 1, 1, 1, 1], jnp.int32))
+    assert rows.terminated.tolist() == [False, False, False, True, False, False, False]  # at the limit, but a death
+    assert not rows.truncated.any()
+    assert_bootstrapped(rows)
+    two = recorded(environment.replace(params=OldParams(max_steps_in_episode=2)), keys_for(4), jnp.zeros(4, jnp.int32))
+    assert two.truncated.tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize(
+    "params, words", [(flax.struct.dataclass(type("P", (), {}))(), "its params have no max_steps_in_episode")]
+)
+def test_an_old_class_without_a_limit_to_be_found_is_refused(params, words):
+    with pytest.raises(ValueError, match=f"old has gymnax's old form, .*{words}: give it is_truncated"):
+        from_gymnax(Old(), params)
+
+
+def test_an_old_class_without_a_clock_is_refused():
+    class Timeless(Old):
+        def reset_env(self, key, params):
+            return jnp.zeros(1), jnp.zeros(())
+
+    with pytest.raises(ValueError, match="its state has no time: give it is_truncated"):
+        from_gymnax(Timeless(), OldParams())

@@ -30,6 +30,7 @@ PACKAGES = {
     "brax": "gaejax.environments.brax",
     "navix": "gaejax.environments.navix",
     "jumanji": "gaejax.environments.jumanji",
+    "craftax": "gaejax.environments.craftax",
 }
 OWN = "one of your own is 'module:function' or 'path/to/file.py:function'"
 
