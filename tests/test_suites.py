@@ -405,3 +405,52 @@ def test_an_old_class_without_a_clock_is_refused():
 
     with pytest.raises(ValueError, match="its state has no time: give it is_truncated"):
         from_gymnax(Timeless(), OldParams())
+
+
+# MuJoCo Playground.
+
+
+def test_rows_of_playground_are_the_packages():
+    package = pytest.importorskip("mujoco_playground")
+    environment = gaejax.make("playground:CartpoleBalance", max_steps_in_episode=3, pool_size=0)
+    check_environment(environment)
+    assert "reward/upright" in gaejax.environments.metric_names(environment)
+    source = package.registry.load("CartpoleBalance", config_overrides={"impl": "jax"})
+    keys, actions = keys_for(9), jnp.full((9, 1), 0.5)
+
+    def reset(key):
+        state = source.reset(key)
+        return state, state.obs
+
+    def step(key, state, action):
+        state = source.step(state, action)
+        return state, state.obs, state.reward, state.done > 0
+
+    def broken(state):  # the only death of this environment is a number that is none
+        return state.replace(data=state.data.replace(qpos=state.data.qpos.at[0].set(jnp.nan)))
+
+    def inside(state):
+        return state._replace(environment=state.environment._replace(environment=broken(state.environment.environment)))
+
+    rows = recorded(environment, keys, actions)
+    assert_the_same(rows, by_hand(reset, step, keys, actions, 3))
+    assert_bootstrapped(rows)
+    assert rows.truncated.tolist() == [False, False, True, False] * 2 + [False] and not rows.terminated.any()
+    state, _ = environment.reset(keys[0], environment.params)
+    *_, terminated, truncated, _ = jax.jit(environment.step)(keys[0], inside(state), actions[0], environment.params)
+    assert terminated and not truncated
+
+
+def test_two_episodes_of_playground_from_one_state_have_keys_of_their_own():
+    pytest.importorskip("mujoco_playground")
+    environment = gaejax.make("playground:CartpoleBalance", pool_size=1)
+    check_environment(environment)
+    states = [environment.reset(jax.random.key(seed), environment.params)[0] for seed in (0, 1)]
+    first, second = (jax.random.key_data(state.environment.environment.info["rng"]) for state in states)
+    assert np.any(first != second)
+
+
+def test_what_playground_does_not_take_is_named():
+    pytest.importorskip("mujoco_playground")
+    with pytest.raises(ValueError, match=r"playground:CartpoleBalance cannot be made with .*ctrl_dtt"):
+        gaejax.make("playground:CartpoleBalance", ctrl_dtt=0.1)

@@ -31,6 +31,7 @@ PACKAGES = {
     "navix": "gaejax.environments.navix",
     "jumanji": "gaejax.environments.jumanji",
     "craftax": "gaejax.environments.craftax",
+    "playground": "gaejax.environments.playground",
 }
 OWN = "one of your own is 'module:function' or 'path/to/file.py:function'"
 
