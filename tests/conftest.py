@@ -103,6 +103,7 @@ SLOW = {
         "test_every_memory_trains_with_64_bits_enabled[options0",
         "test_every_memory_trains_with_64_bits_enabled[none",
     ),
+    "test_suites": ("test_rows_of_craftax", "test_rows_of_playground"),
     "test_watch": ("test_whatever_is_injected",),
     "test_trpo": ("test_no_step_leaves_its_region_or_makes_the_surrogate_worse[True",),
 }

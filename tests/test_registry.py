@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import gymnax
 import pytest
 
 import gaejax
@@ -210,3 +211,21 @@ def test_a_name_imports_no_package_but_its_own():
     code += f"assert not set(sys.modules) & {{{', '.join(map(repr, sorted(set(registry.PACKAGES) - {'gymnax'})))}}}\n"
     code += f"assert not set(sys.modules) & {set(registry.PACKAGES.values()) - {'gaejax.environments.gymnax'}}\n"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("Snake-v1", "jumanji:Snake-v1"),
+        ("brax:Snake-v1", "jumanji:Snake-v1"),
+        ("CartpoleBalance", "playground:CartpoleBalance"),
+        ("Craftax-Symbolic", "craftax:Craftax-Symbolic-v1"),
+        ("Navix-Empty-8x8", "navix:Navix-Empty-8x8-v0"),
+        ("jumanji:CartPole", "gymnax:CartPole-v1"),
+    ],
+)
+def test_a_name_of_another_package_is_found_without_importing_it(monkeypatch, name, near):
+    monkeypatch.setattr(registry, "_names", lambda package: list(gymnax.registered_envs) if package == "gymnax" else [])
+    monkeypatch.setattr(registry, "_adapter", lambda package: None)
+    with pytest.raises(ValueError, match=f"did you mean {near}"):
+        gaejax.make(name)

@@ -3,6 +3,7 @@
 A suite that is not installed is skipped; `uv sync --extra brax` installs one.
 """
 
+import warnings
 from typing import NamedTuple
 
 import flax.struct
@@ -454,3 +455,29 @@ def test_what_playground_does_not_take_is_named():
     pytest.importorskip("mujoco_playground")
     with pytest.raises(ValueError, match=r"playground:CartpoleBalance cannot be made with .*ctrl_dtt"):
         gaejax.make("playground:CartpoleBalance", ctrl_dtt=0.1)
+
+
+# Resets that call Python.
+
+
+@pytest.mark.parametrize("where", ["reset", "step", "inside", "nowhere"])
+def test_a_reset_that_calls_python_gets_a_warning(where):
+    def host(x):
+        return jax.pure_callback(lambda x: np.asarray(x), jax.ShapeDtypeStruct((), jnp.float32), x)
+
+    def reset(key, params):
+        x = jax.random.normal(key)
+        x = host(x) if where == "reset" else x
+        x = jax.lax.cond(x > 0, jax.jit(host), lambda x: x, x) if where == "inside" else x
+        return x, x[None]
+
+    def step(key, state, action, params):
+        state = host(state) if where == "step" else state
+        return state, state[None], 0.0, jnp.bool_(False), jnp.bool_(False), {}
+
+    environment = gaejax.Environment("hosted", reset, step, gaejax.Box(-9, 9, (1,)), gaejax.Discrete(2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_environment(environment)
+    assert len(caught) == (where in ("reset", "inside"))
+    assert all("hosted: reset calls Python" in str(each.message) for each in caught)

@@ -55,8 +55,9 @@ def make(
     label = f"jumanji:{name}"
     try:
         source = _package().make(name, **kwargs)
-        limit = max_steps_in_episode or getattr(source, "time_limit", None)
-        if hasattr(source, "time_limit"):  # its own must not be the first, since it does not tell it from a death
+        own = getattr(source, "time_limit", None)
+        limit = max_steps_in_episode or own
+        if own is not None and limit is not None:  # it would report its own as a death
             source = _package().make(name, **kwargs, time_limit=limit + 1)
     except Exception as error:  # whatever a constructor says to an argument that it cannot use
         message = " ".join(str(error).split())[:200]
@@ -82,9 +83,10 @@ def from_jumanji(source: Any, name: str, limit: int | None = None) -> Environmen
       ValueError: for an unsupported action space.
     """
     spaces = {place: _space(place, spec) for place, spec in _leaves(source.observation_spec)}
-    action_space, to_source = _actions(source.action_spec, spaces.get(MASK), name)
-    if MASK in spaces:
-        spaces[MASK] = MultiBinary((math.prod(spaces[MASK].shape),))
+    mask = spaces.get(MASK)
+    action_space, to_source = _actions(source.action_spec, mask if isinstance(mask, MultiBinary) else None, name)
+    if isinstance(mask, MultiBinary):
+        spaces[MASK] = MultiBinary((math.prod(mask.shape),))
 
     def observed(observation: Any) -> Any:
         made = {place: _observed(_at(observation, place), space) for place, space in spaces.items()}
@@ -121,7 +123,7 @@ def _at(observation: Any, place: str) -> Any:
     return observation
 
 
-def _space(place: str, spec: Any) -> Space:
+def _space(place: str, spec: Any) -> Box | Discrete | MultiBinary:
     if place == COUNT:
         return Box(0.0, 1.0, ())
     if spec.dtype == jnp.bool_:
@@ -132,12 +134,12 @@ def _space(place: str, spec: Any) -> Space:
     return Box(low, high, tuple(spec.shape))
 
 
-def _observed(value: Any, space: Space) -> jax.Array:
+def _observed(value: Any, space: Box | Discrete | MultiBinary) -> jax.Array:
     dtypes: dict[type, Any] = {Box: jnp.float32, Discrete: jnp.int32, MultiBinary: jnp.bool_}
     return jnp.asarray(value, dtypes[type(space)]).reshape(space.shape)
 
 
-def _actions(spec: Any, mask: Space | None, name: str) -> tuple[Space, Any]:
+def _actions(spec: Any, mask: MultiBinary | None, name: str) -> tuple[Space, Any]:
     """Returns the action space, and the function from its elements to actions of the package."""
 
     def cast(action: Any) -> jax.Array:

@@ -117,6 +117,21 @@ FAMILIES = {
         "LunarLander BipedalWalker CarRacing Blackjack FrozenLake8x8 CliffWalking Taxi Ant HalfCheetah Hopper Humanoid "
         "HumanoidStandup InvertedDoublePendulum InvertedPendulum Pusher Reacher Swimmer Walker2d"
     ),
+    "navix": (
+        "Navix-Empty-8x8-v0 Navix-DoorKey-8x8-v0 Navix-FourRooms-v0 Navix-KeyCorridorS3R1-v0 Navix-LavaGapS5-v0 "
+        "Navix-DistShift1-v0 Navix-GoToDoor-8x8-v0 Navix-Dynamic-Obstacles-8x8-v0"
+    ),
+    "jumanji": (
+        "BinPack-v2 CVRP-v1 Cleaner-v0 FlatPack-v0 Game2048-v1 GraphColoring-v1 JobShop-v0 Knapsack-v1 MMST-v0 Maze-v0 "
+        "Minesweeper-v0 MultiCVRP-v0 PacMan-v1 RobotWarehouse-v0 RubiksCube-v0 SlidingTilePuzzle-v0 Snake-v1 Sudoku-v0 "
+        "TSP-v1 Tetris-v0"
+    ),
+    "craftax": "Craftax-Classic-Symbolic-v1 Craftax-Symbolic-v1 Craftax-Classic-Pixels-v1 Craftax-Pixels-v1",
+    "playground": (
+        "AcrobotSwingup BallInCup CartpoleBalance CartpoleSwingup CheetahRun FingerSpin FishSwim HopperHop HopperStand "
+        "HumanoidWalk HumanoidRun PendulumSwingup PointMass ReacherEasy WalkerRun WalkerStand WalkerWalk "
+        "Go1JoystickFlatTerrain SpotFlatTerrainJoystick PandaPickCube"
+    ),
     "ale_py": "ALE Pong BreakoutNoFrameskip PongNoFrameskip SpaceInvadersNoFrameskip MontezumaRevenge Qbert",
     "procgen": "procgen",
 }
