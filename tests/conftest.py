@@ -133,6 +133,7 @@ SLOW = {
         "test_gradients_of_a_batch_are_the_batch_of_gradients[0-pallas_lanes",
         "test_gradients_of_a_batch_are_the_batch_of_gradients[1-",
     ),
+    "test_suites": ("test_rows_of_craftax", "test_rows_of_playground"),
     "test_watch": (
         "test_each_algorithm_counts_what_its_environment_breaks_and_keeps_its_parameters[observations",
         "test_whatever_is_injected",

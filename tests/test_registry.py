@@ -1,7 +1,9 @@
 """Environments by name: of a package, of a module, of a file; what is nearly a name gets a hint."""
 
+import subprocess
 import sys
 
+import gymnax
 import pytest
 
 import gaejax
@@ -79,8 +81,8 @@ def test_the_package_may_be_named_and_its_arguments_pass():
         made = gaejax.make(name, max_steps_in_episode=7, time_limit="terminate")
         assert made.name == "Pendulum-v1" and made.params.max_steps_in_episode == 7
     assert gaejax.environment_names() == gaejax.environment_names("gymnax")
-    with pytest.raises(ValueError, match="unknown package 'brax': there are gymnax"):
-        gaejax.environment_names("brax")
+    with pytest.raises(ValueError, match="unknown package 'gym': there are gymnax, brax"):
+        gaejax.environment_names("gym")
     with pytest.raises(ValueError, match="'MNISTBandit-bsuite' is not usable: it downloads"):
         gaejax.make("gymnax:MNISTBandit-bsuite")
 
@@ -132,7 +134,7 @@ def test_a_file_runs_once_so_that_its_classes_stay_the_same(folder):
         (
             "corridor:corridor",
             {},
-            "there is no package or module 'corridor': packages are gymnax; corridor.py is not in",
+            "there is no package or module 'corridor': packages are gymnax, brax",
         ),
         ("corridors.py.py:corridor", {}, "there is no file"),
         ("no/such/file.py:corridor", {}, "there is no file"),
@@ -185,7 +187,45 @@ def test_a_hint_is_given_only_for_what_is_really_near(name, near):
     assert near_misses(name, gaejax.environment_names()) == near
     with pytest.raises(ValueError) as caught:
         gaejax.make(name)
-    elsewhere = {"LunarLander-v3", "HalfCheetah-v5", "Ant-v5", "Walker2d", "Taxi-v3"}
-    listed = "gymnasium has it, which gaejax has no adapter" if name in elsewhere else "there are CartPole-v1, Pendulum"
+    elsewhere = {"HalfCheetah-v5": "halfcheetah", "Ant-v5": "ant", "Walker2d": "walker2d"}
+    listed = "there are CartPole-v1, Pendulum"
+    if name in elsewhere:
+        listed = f"did you mean brax:{elsewhere[name]}?"
+    if name in {"LunarLander-v3", "Taxi-v3"}:
+        listed = "gymnasium has it, which gaejax has no adapter"
     hint = f"did you mean {near[0]}?" if near else listed
     assert hint in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_package_that_is_not_installed_is_one_line_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "brax.envs", None)  # as if it were not there
+    for call in (lambda: gaejax.make("brax:ant"), lambda: gaejax.environment_names("brax")):
+        with pytest.raises(ValueError, match=r"package brax cannot be imported .*: .*`uv run --extra brax") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_name_imports_no_package_but_its_own():
+    code = "import gaejax, sys, contextlib\n"
+    code += "with contextlib.suppress(ValueError): gaejax.make('Ant-v5')\n"
+    code += f"assert not set(sys.modules) & {{{', '.join(map(repr, sorted(set(registry.PACKAGES) - {'gymnax'})))}}}\n"
+    code += f"assert not set(sys.modules) & {set(registry.PACKAGES.values()) - {'gaejax.environments.gymnax'}}\n"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("Snake-v1", "jumanji:Snake-v1"),
+        ("brax:Snake-v1", "jumanji:Snake-v1"),
+        ("CartpoleBalance", "playground:CartpoleBalance"),
+        ("Craftax-Symbolic", "craftax:Craftax-Symbolic-v1"),
+        ("Navix-Empty-8x8", "navix:Navix-Empty-8x8-v0"),
+        ("jumanji:CartPole", "gymnax:CartPole-v1"),
+    ],
+)
+def test_a_name_of_another_package_is_found_without_importing_it(monkeypatch, name, near):
+    monkeypatch.setattr(registry, "_names", lambda package: list(gymnax.registered_envs) if package == "gymnax" else [])
+    monkeypatch.setattr(registry, "_adapter", lambda package: None)
+    with pytest.raises(ValueError, match=f"did you mean {near}"):
+        gaejax.make(name)

@@ -5,7 +5,14 @@ from gaejax.environments.environment import Environment, ResetFn, StepFn
 from gaejax.environments.gymnax import from_gymnax
 from gaejax.environments.registry import environment_names, make
 from gaejax.environments.spaces import UNBOUNDED, Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
-from gaejax.environments.wrappers import auto_reset, rescale_actions, rescaled_action, time_limit_terminates
+from gaejax.environments.wrappers import (
+    auto_reset,
+    limit_steps,
+    pool_resets,
+    rescale_actions,
+    rescaled_action,
+    time_limit_terminates,
+)
 
 __all__ = [
     "UNBOUNDED",
@@ -23,8 +30,10 @@ __all__ = [
     "check_is_environment",
     "environment_names",
     "from_gymnax",
+    "limit_steps",
     "make",
     "metric_names",
+    "pool_resets",
     "rescale_actions",
     "rescaled_action",
     "time_limit_terminates",

@@ -1,5 +1,6 @@
 """The check that an environment keeps to the protocol. Nothing is computed: both functions are only traced."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,7 +17,8 @@ def check_environment(environment: Environment, params: Any = None) -> None:
     """Checks that an environment returns what the protocol says: see `Environment`.
 
     Integer and boolean rewards, integer flags, weakly typed numbers, and states whose types `auto_reset` can cast are
-    accepted.
+    accepted. A reset that calls Python (`pure_callback`, `io_callback`) gets a warning: `auto_reset` would call it at
+    every step.
 
     Args:
       environment: The environment to check.
@@ -81,8 +83,29 @@ def _traced(environment: Environment, params: Any) -> tuple[str, ...]:
         following = _called(name, "step", environment.step, key, state, action, params)
         metrics.extend(_checked_step(environment, state, observation, following))
 
-    jax.eval_shape(trace, jax.random.key(0), _element(environment.action_space), params)
+    traced = jax.make_jaxpr(trace)(jax.random.key(0), _element(environment.action_space), params)
+    # Few environments call Python at all, and the reset of those is traced by itself.
+    if _calls_python(traced.jaxpr) and _calls_python(
+        jax.make_jaxpr(environment.reset)(jax.random.key(0), params).jaxpr
+    ):
+        warnings.warn(
+            f"{name}: reset calls Python, and auto_reset calls reset at every step of every environment: "
+            "make initial states beforehand, and let reset read one",
+            stacklevel=3,
+        )
     return tuple(sorted(metrics))
+
+
+def _calls_python(jaxpr: Any) -> bool:
+    """Returns whether a traced function, or one inside it, calls back to Python for its results."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("pure_callback", "io_callback"):
+            return True
+        parts = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda part: hasattr(part, "eqns"))
+        inner = [getattr(part, "jaxpr", part) for part in parts]
+        if any(_calls_python(part) for part in inner if hasattr(part, "eqns")):
+            return True
+    return False
 
 
 def _checked_reset(environment: Environment, key: jax.Array, params: Any) -> tuple[Any, Any]:

@@ -119,6 +119,10 @@ def from_gymnax(source: Any, params: Any, name: str | None = None) -> Environmen
     Integers of a discrete space that does not start at 0 are shifted, so that here all count from 0. The entry
     `"metrics"` of the source's info is passed on, the others are dropped.
 
+    Classes written for gymnax 0.0.x report their time limit as a death: they have `is_terminal`, but neither
+    `is_truncated` nor `is_terminated`. They are stepped with a limit one longer, so that what they report is their
+    other ends, and are truncated where the time in their state reaches the limit.
+
     Args:
       source: An object with `reset_env`, `step_env`, `is_truncated`, `observation_space` and `action_space`.
       params: Its params.
@@ -126,9 +130,12 @@ def from_gymnax(source: Any, params: Any, name: str | None = None) -> Environmen
 
     Raises:
       TypeError: if `source` lacks one of these methods.
-      ValueError: for a space that is neither discrete, a box, nor a dict of these.
+      ValueError: for a space that is neither discrete, a box, nor a dict of these, and for a class of the old form
+        whose params have no limit or whose state has no time.
     """
+    old = _is_of_the_old_form(source)
     methods = ("reset_env", "step_env", "is_truncated", "observation_space", "action_space")
+    methods = tuple(method for method in methods if method != "is_truncated" or not old)
     missing = [method for method in methods if not callable(getattr(source, method, None))]
     if missing:
         kind = f"{type(source).__module__}.{type(source).__name__}"
@@ -138,6 +145,7 @@ def from_gymnax(source: Any, params: Any, name: str | None = None) -> Environmen
     observation_space = _space(source_space, f"observation space of {label}")
     action_space = _space(source_action_space, f"action space of {label}")
     first_action = _start(source_action_space)
+    limit, clock = _limit_and_clock(source, params, label) if old else ("", "")
 
     def reset(key: jax.Array, params: Any) -> tuple[Any, Any]:
         observation, state = source.reset_env(key, params)
@@ -145,9 +153,11 @@ def from_gymnax(source: Any, params: Any, name: str | None = None) -> Environmen
 
     def step(key: jax.Array, state: Any, action: Any, params: Any) -> tuple:
         action = action + first_action if first_action else action
-        observation, state, reward, terminated, info = source.step_env(key, state, action, params)
+        longer = params.replace(**{limit: getattr(params, limit) + 1}) if old else params
+        observation, state, reward, terminated, info = source.step_env(key, state, action, longer)
         terminated = jnp.asarray(terminated, bool)
-        truncated = jnp.asarray(source.is_truncated(state, params), bool) & ~terminated
+        out_of_time = getattr(state, clock) >= getattr(params, limit) if old else source.is_truncated(state, params)
+        truncated = jnp.asarray(out_of_time, bool) & ~terminated
         return (
             state,
             _cast(observation, source_space, observation_space),
@@ -158,6 +168,34 @@ def from_gymnax(source: Any, params: Any, name: str | None = None) -> Environmen
         )
 
     return rescale_actions(Environment(label, reset, step, observation_space, action_space, params))
+
+
+def _is_of_the_old_form(source: Any) -> bool:
+    """Returns whether an environment's `step_env` reports its time limit as the end of the world."""
+
+    def own(method: str) -> bool:  # defined by more than the base class of gymnax 1.x
+        base = "gymnax.environments.environment"
+        return any(method in vars(kind) for kind in type(source).__mro__ if kind.__module__ != base)
+
+    return own("is_terminal") and not own("is_terminated") and not own("is_truncated")
+
+
+def _limit_and_clock(source: Any, params: Any, label: str) -> tuple[str, str]:
+    """Returns the names of the limit in an old environment's params, and of the steps so far in its state.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    _, state = jax.eval_shape(source.reset_env, jax.random.key(0), params)
+    limits = [name for name in ("max_steps_in_episode", "max_timesteps", "max_steps") if hasattr(params, name)]
+    clocks = [name for name in ("time", "timestep", "step", "step_count", "t") if hasattr(state, name)]
+    if not limits or not clocks or not callable(getattr(params, "replace", None)):
+        missing = "params have no max_steps_in_episode" if not limits else "state has no time"
+        raise ValueError(
+            f"{label} has gymnax's old form, in which a time limit is a death, and its {missing}: "
+            "give it is_truncated(state, params), and leave the limit out of the done of step_env"
+        )
+    return limits[0], clocks[0]
 
 
 def _space(space: Any, what: str) -> Space:

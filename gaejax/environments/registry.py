@@ -27,6 +27,11 @@ from gaejax.environments.environment import Environment
 DEFAULT_PACKAGE = "gymnax"  # the one whose environments need no prefix
 PACKAGES = {
     "gymnax": "gaejax.environments.gymnax",
+    "brax": "gaejax.environments.brax",
+    "navix": "gaejax.environments.navix",
+    "jumanji": "gaejax.environments.jumanji",
+    "craftax": "gaejax.environments.craftax",
+    "playground": "gaejax.environments.playground",
 }
 OWN = "one of your own is 'module:function' or 'path/to/file.py:function'"
 
@@ -35,9 +40,9 @@ def environment_names(package: str = DEFAULT_PACKAGE) -> list[str]:
     """Returns the names that `make` takes for the environments of a package.
 
     Raises:
-      ValueError: for an unknown package.
+      ValueError: for an unknown package, and for one that is not installed.
     """
-    names = _adapter(package).names()
+    names = _names(package)
     return names if package == DEFAULT_PACKAGE else [f"{package}:{name}" for name in names]
 
 
@@ -75,11 +80,26 @@ def _adapter(package: str) -> Any:
     return importlib.import_module(PACKAGES[package])
 
 
+def _names(package: str) -> list[str]:
+    """Returns the names in a package, which is imported for it.
+
+    Raises:
+      ValueError: for an unknown package, and for one that is not installed, with the command that installs it.
+    """
+    adapter = _adapter(package)
+    try:
+        return adapter.names()
+    except ImportError as error:
+        message = " ".join(str(error).split())[:200]
+        remedy = f"install it with `uv sync --extra {package}`, or `uv run --extra {package} ...`"
+        raise ValueError(f"package {package} cannot be imported ({message}): {remedy}") from error
+
+
 def _from_package(package: str, name: str, kwargs: dict[str, Any]) -> Environment:
     adapter = _adapter(package)
     if name in getattr(adapter, "UNUSABLE", {}):
         raise ValueError(f"environment {name!r} is not usable: {adapter.UNUSABLE[name]}")
-    names = adapter.names()
+    names = _names(package)
     if name not in names:
         near = near_misses(name, names)
         hint = f"did you mean {' or '.join(near)}?" if near else _elsewhere(package, name)
@@ -89,39 +109,49 @@ def _from_package(package: str, name: str, kwargs: dict[str, Any]) -> Environmen
 
 
 FAMILIES = {
+    "brax": (
+        "ant fast halfcheetah hopper humanoid humanoidstandup inverted_double_pendulum inverted_pendulum pusher "
+        "reacher swimmer walker2d"
+    ),
     "gymnasium": (
         "LunarLander BipedalWalker CarRacing Blackjack FrozenLake8x8 CliffWalking Taxi Ant HalfCheetah Hopper Humanoid "
         "HumanoidStandup InvertedDoublePendulum InvertedPendulum Pusher Reacher Swimmer Walker2d"
     ),
+    "navix": (
+        "Navix-Empty-8x8-v0 Navix-DoorKey-8x8-v0 Navix-FourRooms-v0 Navix-KeyCorridorS3R1-v0 Navix-LavaGapS5-v0 "
+        "Navix-DistShift1-v0 Navix-GoToDoor-8x8-v0 Navix-Dynamic-Obstacles-8x8-v0"
+    ),
+    "jumanji": (
+        "BinPack-v2 CVRP-v1 Cleaner-v0 FlatPack-v0 Game2048-v1 GraphColoring-v1 JobShop-v0 Knapsack-v1 MMST-v0 Maze-v0 "
+        "Minesweeper-v0 MultiCVRP-v0 PacMan-v1 RobotWarehouse-v0 RubiksCube-v0 SlidingTilePuzzle-v0 Snake-v1 Sudoku-v0 "
+        "TSP-v1 Tetris-v0"
+    ),
+    "craftax": "Craftax-Classic-Symbolic-v1 Craftax-Symbolic-v1 Craftax-Classic-Pixels-v1 Craftax-Pixels-v1",
+    "playground": (
+        "AcrobotSwingup BallInCup CartpoleBalance CartpoleSwingup CheetahRun FingerSpin FishSwim HopperHop HopperStand "
+        "HumanoidWalk HumanoidRun PendulumSwingup PointMass ReacherEasy WalkerRun WalkerStand WalkerWalk "
+        "Go1JoystickFlatTerrain SpotFlatTerrainJoystick PandaPickCube"
+    ),
     "ale_py": "ALE Pong BreakoutNoFrameskip PongNoFrameskip SpaceInvadersNoFrameskip MontezumaRevenge Qbert",
-    "brax": "ant halfcheetah hopper humanoid humanoidstandup inverted_pendulum inverted_double_pendulum walker2d",
-    "jumanji": "Snake Game2048 Sokoban PacMan Tetris RubiksCube BinPack JobShop",
-    "navix": "Navix MiniGrid",
-    "craftax": "Craftax",
     "procgen": "procgen",
 }
-"""By package, the environments that users ask for and gymnax does not have, without versions."""
+"""By package, the environments that users ask for and gymnax does not have, without versions. Those of `PACKAGES` are
+listed so that a hint imports none of them."""
 
 
 def _elsewhere(package: str, name: str) -> str | None:
     """Returns where an environment is that `package` does not have: in another of `PACKAGES`, or outside of gaejax."""
     for other in PACKAGES:
-        if other != package and name in _names_if_installed(other):
-            return f"{package} has none of that name: give {other}:{name}"
+        names = _names(other) if other == DEFAULT_PACKAGE else FAMILIES.get(other, "").split()
+        near = near_misses(name, names)
+        if other != package and near:
+            some = " or ".join(f"{other}:{each}" for each in near)
+            return f"{package} has none of that name: did you mean {some}? See environment_names({other!r})"
     first = re.split(r"[-/]", name)[0]
     for other, members in FAMILIES.items():
-        if first in members.split():
-            if other in PACKAGES:
-                return f"{package} has none of that name, but {other} has some: see environment_names({other!r})"
+        if other not in PACKAGES and first in members.split():
             return f"{other} has it, which gaejax has no adapter for; {OWN}"
     return None
-
-
-def _names_if_installed(package: str) -> list[str]:
-    try:
-        return _adapter(package).names()
-    except ImportError:
-        return []
 
 
 def near_misses(name: str, names: list[str]) -> list[str]:

@@ -1,13 +1,15 @@
 """Wrappers: functions that make a new environment from another."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gaejax._arguments import check_seed, check_whole, short
 from gaejax.environments.check import check_is_environment
 from gaejax.environments.environment import Environment
 from gaejax.environments.spaces import UNBOUNDED, Box, Space
@@ -107,3 +109,104 @@ def time_limit_terminates(environment: Environment) -> Environment:
         return state, observation, reward, ends, never, info
 
     return dataclasses.replace(environment, step=step)
+
+
+class LimitParams(NamedTuple):
+    """The params of `limit_steps`: those of the environment, and how many steps an episode has at most."""
+
+    environment: Any
+    max_steps_in_episode: Any
+
+
+class LimitState(NamedTuple):
+    """The state of `limit_steps`: that of the environment, and the steps since its reset."""
+
+    environment: Any
+    steps: jax.Array
+
+
+def limit_steps(
+    environment: Environment, max_steps_in_episode: int, time_limit: Literal["truncate", "terminate"] = "truncate"
+) -> Environment:
+    """Ends every episode after a number of steps, which is `params.max_steps_in_episode` of the result.
+
+    Args:
+      environment: The environment.
+      max_steps_in_episode: The most steps of an episode, at least 1.
+      time_limit: `"truncate"` (the next state has a value, which is bootstrapped) or `"terminate"` (the limit is part
+        of the task: the value after it is 0).
+
+    Raises:
+      TypeError: if `environment` is no `gaejax.Environment`.
+      ValueError: for a limit that is no whole number of at least 1, or another `time_limit`.
+    """
+    check_is_environment(environment)
+    check_whole("max_steps_in_episode", max_steps_in_episode, least=1)
+    if time_limit not in ("truncate", "terminate"):
+        raise ValueError(f"time_limit must be 'truncate' or 'terminate', got {short(time_limit)}")
+
+    def reset(key: jax.Array, params: LimitParams) -> tuple[LimitState, Any]:
+        state, observation = environment.reset(key, params.environment)
+        return LimitState(state, jnp.zeros((), jnp.int32)), observation
+
+    def step(key: jax.Array, state: LimitState, action: Any, params: LimitParams) -> tuple:
+        following, observation, reward, terminated, truncated, info = environment.step(
+            key, state.environment, action, params.environment
+        )
+        steps = state.steps + 1
+        terminated = jnp.asarray(terminated, bool)
+        truncated = (jnp.asarray(truncated, bool) | (steps >= params.max_steps_in_episode)) & ~terminated
+        return LimitState(following, steps), observation, reward, terminated, truncated, info
+
+    params = LimitParams(environment.params, max_steps_in_episode)
+    limited = dataclasses.replace(environment, reset=reset, step=step, params=params)
+    return time_limit_terminates(limited) if time_limit == "terminate" else limited
+
+
+class PoolParams(NamedTuple):
+    """The params of `pool_resets`: those of the environment, and the states and observations `[size, ...]` to start
+    from."""
+
+    environment: Any
+    starts: Any
+
+
+def pool_resets(
+    environment: Environment, size: int = 256, seed: int = 0, renew: Callable[[Any, jax.Array], Any] | None = None
+) -> Environment:
+    """Draws every reset from a pool of initial states, which are made once, here.
+
+    `auto_reset` calls `reset` at every step of every environment, since a compiled program computes both branches. For
+    physics a reset costs as much as a step or more; a draw costs one read. What changes: episodes start in one of
+    `size` states rather than in a new one. The pool is in `params.starts` of the result, so it is stored with training
+    states, once per seed.
+
+    Args:
+      environment: The environment.
+      size: How many initial states there are, at least 1. 0 returns the environment unchanged.
+      seed: The seed of the pool, which does not depend on the seed of a run.
+      renew: `(state, key) -> state`: puts new randomness into a state that holds a key of its own. Without it, all
+        episodes from one initial state would have the same noise.
+
+    Raises:
+      TypeError: if `environment` is no `gaejax.Environment`.
+      ValueError: if `size` is no whole number of at least 0, or `seed` is none from 0 to 2**32 - 1.
+    """
+    check_is_environment(environment)
+    check_whole("pool_size", size, least=0)
+    check_seed("pool_seed", seed)
+    if size == 0:
+        return environment
+
+    def reset(key: jax.Array, params: PoolParams) -> tuple[Any, Any]:
+        draw_key, renew_key = jax.random.split(key)
+        index = jax.random.randint(draw_key, (), 0, size)
+        state, observation = jax.tree.map(lambda leaf: leaf[index], params.starts)
+        return state if renew is None else renew(state, renew_key), observation
+
+    def step(key: jax.Array, state: Any, action: Any, params: PoolParams) -> tuple:
+        return environment.step(key, state, action, params.environment)
+
+    keys = jax.random.split(jax.random.key(seed), size)
+    starts = jax.jit(jax.vmap(environment.reset, (0, None)))(keys, environment.params)
+    return dataclasses.replace(environment, reset=reset, step=step, params=PoolParams(environment.params, starts))
