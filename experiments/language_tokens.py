@@ -202,8 +202,8 @@ class Arguments:
 
     task: Annotated[Options, tyro.conf.OmitArgPrefixes]
     ppo: Annotated[gaejax.PPOConfig, tyro.conf.OmitArgPrefixes]
-    host: Annotated[Host, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Host)
     decoder: Annotated[DecoderConfig, tyro.conf.OmitArgPrefixes]
+    host: Annotated[Host, tyro.conf.OmitArgPrefixes] = dataclasses.field(default_factory=Host)
     total_steps: int | None = None
     """Transitions to collect per seed; default: what the task needs."""
     num_seeds: int = 1

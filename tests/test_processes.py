@@ -56,7 +56,8 @@ def ended(processes, within):
 
 def wait_for_a_checkpoint(output, processes):
     while not list(output.glob("checkpoint/*/checksums.json")):
-        assert all(process.poll() is None for process in processes), ended(processes, 1)
+        if any(process.poll() is not None for process in processes):
+            pytest.fail(f"ended before the first checkpoint: {ended(processes, SECONDS_TO_END)}")
         time.sleep(0.05)
 
 

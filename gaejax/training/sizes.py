@@ -121,7 +121,7 @@ def check_episodes(run: Run, algorithm: Algorithm, name: str, episodes: int) -> 
 def device_memory() -> int:
     """Returns the bytes of memory that a run can be split over: of all accelerators, or the machine's (of the control
     group, if that has less)."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] * jax.device_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
